@@ -1,0 +1,1 @@
+"""TOML text to frozen settings; every error at once, with its place."""

@@ -1,0 +1,1 @@
+"""The declaration of every key; keys are named here and nowhere else."""

@@ -1,0 +1,1 @@
+"""Each decision, kept on disk and told to an operator."""

@@ -1,0 +1,1 @@
+"""The resolver port, its dnspython implementation and its cache."""

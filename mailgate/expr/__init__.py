@@ -1,0 +1,1 @@
+"""The rules operators write: lexer, parser, types, closures, three-valued evaluation."""

@@ -1,0 +1,1 @@
+"""What expressions can call; functions that look outward take a port."""

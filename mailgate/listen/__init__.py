@@ -1,0 +1,1 @@
+"""Factories and the inward shell."""

@@ -1,0 +1,1 @@
+"""Directories and lists that decisions ask."""

@@ -1,0 +1,73 @@
+"""The facts of one connection, and the stages it passes.
+
+A `Session` is frozen; only `session/driver.py` replaces it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Stage(Enum):
+    """Where in a session a decision is made."""
+
+    CONNECT = "connect"
+    EHLO = "ehlo"
+    AUTH = "auth"
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    VRFY = "vrfy"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What the TLS layer agreed on: for example `TLSv1.3`, `TLS_AES_256_GCM_SHA384`."""
+
+    version: str
+    cipher: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a client proved to be: the login name and the account's addresses, lower case.
+
+    An address that starts with `@` stands for its whole domain.
+    """
+
+    login: str
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One connection as policies see it."""
+
+    id: str
+    """The session's trace id."""
+    listener: str
+    protocol: str
+    """`smtp` or `lmtp`."""
+    remote_ip: str
+    remote_port: int
+    local_ip: str
+    local_port: int
+    hostname: str
+    """The name mailgate goes by in this session."""
+    tls: Tls | None = None
+    tls_offered: bool = False
+    helo: str | None = None
+    """The name of the last accepted EHLO, HELO or LHLO, as given."""
+    extended: bool = False
+    """The client said EHLO or LHLO, not HELO."""
+    identity: Identity | None = None
+    messages: int = 0
+    """Messages accepted so far."""
+    auth_errors: int = 0
+    rcpt_errors: int = 0
+
+    @property
+    def is_lmtp(self) -> bool:
+        """True on an LMTP listener."""
+        return self.protocol == "lmtp"

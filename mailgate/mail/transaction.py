@@ -1,0 +1,25 @@
+"""The facts of one mail transaction: from an accepted MAIL to its final reply.
+
+Frozen; only `session/driver.py` replaces it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mailgate.mail.envelope import MailParameters, Recipient
+from mailgate.mail.path import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One transaction as policies see it."""
+
+    trace_id: str
+    reverse_path: Path
+    parameters: MailParameters
+    recipients: tuple[Recipient, ...] = ()
+    replies_due: int = 0
+    """RCPT commands answered 250, duplicates included: LMTP owes one final reply for each."""
+    hold_seconds: int = 0
+    """FUTURERELEASE: seconds from now, computed once at MAIL."""

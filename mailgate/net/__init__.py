@@ -1,0 +1,1 @@
+"""The outward shell: Twisted transports as awaitable streams."""

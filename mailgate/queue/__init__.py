@@ -1,0 +1,1 @@
+"""Messages at rest: one SQLite file, one writer thread, spool files."""

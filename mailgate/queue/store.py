@@ -1,0 +1,120 @@
+"""The queue's port: what the rest of the program may ask of messages at rest.
+
+Everything that blocks runs on the store's own threads; every method here is
+awaitable and none is slow to call. Errors of the store (disk full, database
+locked, I/O) raise `StoreFull` or `StoreFailed`: the caller answers 452 or 451,
+and nothing of the message is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+from mailgate.queue.item import Content, Lease, NewMessage, QueueItem, RecipientUpdate
+
+
+class StoreFailed(Exception):
+    """The store could not do it; nothing was changed."""
+
+
+class StoreFull(StoreFailed):
+    """No space for new mail: the disk is full or below `queue.min-free`."""
+
+
+class Spool(Protocol):
+    """Takes one message's octets while they arrive, in bounded memory."""
+
+    @property
+    def size_octets(self) -> int:
+        """Octets written so far."""
+        ...
+
+    def head(self) -> bytes:
+        """The first octets written, up to 256 KiB: enough for the header."""
+        ...
+
+    def write(self, octets: bytes) -> Deferred[None] | None:
+        """Take octets. A Deferred means: send no more before it fires; it never fails."""
+        ...
+
+    async def finish(self) -> Content:
+        """End of data: a large content is fsynced, then its directory, before this returns.
+
+        Raises `StoreFull` or `StoreFailed`, also for what went wrong in `write`;
+        the file is gone then.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Forget the octets and remove the file, if any. May be called at any time, also twice."""
+        ...
+
+
+class ContentReader(Protocol):
+    """Reads the stored octets (prefix and content) of one queued message in order."""
+
+    async def read(self) -> bytes:
+        """The next octets, at most 256 KiB; empty at the end. Raises `StoreFailed`."""
+        ...
+
+    def close(self) -> None:
+        """Give back what reading held. May be called twice."""
+        ...
+
+
+class QueueStore(Protocol):
+    """One store; there is exactly one writer of its state: the database."""
+
+    def new_id(self) -> int:
+        """A queue id, unique and roughly ordered by time."""
+        ...
+
+    def spool(self, queue_id: int) -> Spool:
+        """Begin taking a message's octets."""
+        ...
+
+    def commit(self, message: NewMessage) -> Deferred[None]:
+        """Keep the message for good: fires after the commit that holds it is on disk (I1).
+
+        Fails with `StoreFull` or `StoreFailed`; then nothing is kept, and the
+        spool file of the content, if any, is removed.
+        """
+        ...
+
+    async def claim(self, slots: Mapping[str, int], now_ms: int) -> list[Lease]:
+        """Lease due units of the given virtual queues, at most so many of each, due order first."""
+        ...
+
+    async def renew(self, leases: Sequence[Lease]) -> set[int]:
+        """Extend leases; answers the queue ids of those that are lost."""
+        ...
+
+    async def read(self, item: QueueItem) -> ContentReader:
+        """Open the stored octets. Raises `StoreFailed` when they are missing or not as long as `item` says."""
+        ...
+
+    def record(
+        self, lease: Lease, updates: Sequence[RecipientUpdate], dsn: NewMessage | None, end: bool
+    ) -> Deferred[bool]:
+        """Store results in one transaction, and the DSN they call for with them.
+
+        With `end` the lease is given back, and the message is removed when no
+        recipient is open and none waits for its notification. False when the
+        lease was lost: then nothing was stored.
+        """
+        ...
+
+    async def next_due(self, queues: Sequence[str]) -> int | None:
+        """When the earliest unleased unit of these virtual queues falls due, in ms; None if there is none."""
+        ...
+
+    async def list(self, limit: int, offset: int = 0) -> list[QueueItem]:
+        """Queued messages in due order."""
+        ...
+
+    async def get(self, queue_id: int) -> QueueItem | None:
+        """One queued message."""
+        ...

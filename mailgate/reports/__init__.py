@@ -1,0 +1,1 @@
+"""What mailgate tells others about mail."""

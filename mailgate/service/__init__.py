@@ -1,0 +1,1 @@
+"""The program: settings to object graph, start, stop, log."""
