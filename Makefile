@@ -1,0 +1,69 @@
+# mailgate for those who work on it. A fresh machine needs python3 (3.11 or newer), python3-venv, make and
+# ca-certificates; every target sets up what it needs.
+#
+#   make run     a gateway on loopback ports, nothing else needed; prints how to send a first mail
+#   make test    everything: types, style, unit, wire, daemon, and the peers that are installed
+#   make check   before each commit: types, style, house rules, unit tests
+#   make spec    which acceptance rows are covered, and what the others wait for
+#   make bench   side by side with other servers (root, Postfix, gcc)
+#   make fuzz    the protocol cores against random octets (FUZZ_SECONDS=60)
+#   make doc     write doc/configuration.md anew from the schema
+#   make venv    only the virtual environment, in .venv, from requirements/lock.txt
+#   make clean   remove what was built; var/ with its queue and mailboxes stays
+
+PYTHON ?= python3
+BIN := .venv/bin
+FUZZ_SECONDS ?= 60
+PYTEST_ARGS ?=
+
+# Not an editable install: that would hide the twistd plugin.
+export PYTHONPATH := $(CURDIR)
+export MAILGATE_HOME := $(CURDIR)
+
+.PHONY: venv run test check spec bench fuzz doc clean
+
+venv: .venv/locked
+
+.venv/locked: requirements/lock.txt
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mailgate needs Python 3.11 or newer")'
+	@test -x $(BIN)/pip || /usr/bin/env $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-input --prefer-binary --no-deps -r requirements/lock.txt
+	$(BIN)/pip check
+	@cp requirements/lock.txt $@
+
+run: venv
+	@mkdir -p var/tls
+	@test -s var/tls/cert.pem || $(BIN)/python -m mailgate.net.selfsigned var/tls/cert.pem var/tls/key.pem
+	@cat etc/mailgate-dev.txt
+	@exec $(BIN)/twistd -n --pidfile=var/twistd.pid mailgate --config etc/mailgate-dev.toml
+
+check: venv
+	$(BIN)/mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q test/house test/unit $(PYTEST_ARGS)
+
+test: venv
+	$(BIN)/mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+spec: venv
+	@$(BIN)/python test/house/ledger.py
+
+bench: venv
+	$(BIN)/python bench/bench.py $(BENCH_ARGS)
+
+fuzz: venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-input --only-binary :all: --no-deps -r requirements/fuzz.txt \
+	    || echo "fuzz: atheris cannot be had for this Python; the seeded tests in test/fuzz run instead"
+	$(BIN)/python test/fuzz/run.py --seconds $(FUZZ_SECONDS)
+
+doc: venv
+	$(BIN)/python -m mailgate.config.explain > doc/configuration.md.new
+	@mv doc/configuration.md.new doc/configuration.md
+
+clean:
+	rm -rf .venv build dist *.egg-info bench/results .pytest_cache .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
