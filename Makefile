@@ -27,7 +27,7 @@ venv: .venv/locked
 .venv/locked: requirements/lock.txt
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mailgate needs Python 3.11 or newer")'
 	@test -x $(BIN)/pip || /usr/bin/env $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-input --prefer-binary --no-deps -r requirements/lock.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-input --prefer-binary --use-pep517 --no-deps -r requirements/lock.txt
 	$(BIN)/pip check
 	@cp requirements/lock.txt $@
 
