@@ -1,1 +1,1 @@
-"""Each decision, kept on disk and told to an operator."""
+"""Each decision, kept on disk in a bounded ring and told to an operator."""

@@ -1,0 +1,335 @@
+"""What is remembered of one transaction, or of one refusal outside a transaction.
+
+While a session runs, its driver keeps a `Trail`: appending to it is all the
+live path pays. The writer thread of `ring.py` turns a finished trail into one
+line of JSON (`line`), and `explain.py` reads such lines back (`Entry.read`).
+
+A line is a JSON array whose places are named by `FIELDS`; new places may be
+added at the end. Queue ids are 16 hex digits, times integer milliseconds since
+the UNIX epoch. Message content is never part of it, and secrets are not given
+to a trail in the first place; `line` takes out those the configuration calls
+secret should one have come in through a value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from mailgate.mail.reply import Reply
+from mailgate.mail.session import Session
+from mailgate.mail.unknown import Unknown
+
+FIELDS = (
+    "kind",
+    "trace",
+    "session",
+    "queue_id",
+    "started",
+    "ended",
+    "listener",
+    "protocol",
+    "peer_ip",
+    "peer_port",
+    "local_ip",
+    "local_port",
+    "tls",
+    "helo",
+    "login",
+    "sender",
+    "size",
+    "recipients",
+    "steps",
+    "left_out",
+    "replies",
+    "reason",
+)
+
+# A transaction with more steps keeps its beginning and its end: what was
+# decided last is what an operator asks about.
+STEPS_KEPT_FIRST = 192
+STEPS_KEPT_LAST = 64
+_STEPS_AT_ONCE = 1024
+_RECIPIENTS_KEPT = 1000
+
+# A value is evidence, not an archive.
+_VALUE_CHARACTERS = 1024
+_VALUE_ELEMENTS = 32
+
+REDACTED = "[redacted]"
+
+
+class Kind(Enum):
+    """What an entry is about."""
+
+    TRANSACTION = "transaction"
+    SESSION = "session"
+
+
+Reads = tuple[tuple[str, object], ...]
+"""The facts a rule looked at, by the names an operator writes them with."""
+
+
+class Trail:
+    """The decisions of one transaction (or of the part of a session outside one) so far.
+
+    Owned by the session's driver; nobody changes it after it went to
+    `Ring.record`.
+    """
+
+    __slots__ = ("left_out", "recipients", "sender", "started_ms", "steps", "trace_id")
+
+    def __init__(self, trace_id: str, started_ms: int) -> None:
+        self.trace_id = trace_id
+        self.started_ms = started_ms
+        self.sender: str | None = None
+        """The reverse-path as text, "" for the null one; None before MAIL."""
+        self.recipients: list[tuple[str, str, int]] = []
+        self.steps: list[tuple[str, str, str, Reads, str, int]] = []
+        self.left_out = 0
+
+    def add(self, stage: str, rule: str, place: str, reads: Reads, said: str, micros: int) -> None:
+        """Remember one decision.
+
+        `rule` is the key or check by its configured name, `place` is where it
+        is written (`mailgate.toml:31`, `built-in`), `said` its result in words.
+        """
+        steps = self.steps
+        steps.append((stage, rule, place, reads, said, micros))
+        if len(steps) >= _STEPS_AT_ONCE:
+            self._thin()
+
+    def add_recipient(self, address: str, reply: str) -> None:
+        """Remember a recipient that was asked for and the answer; its steps are those added since the last one."""
+        if len(self.recipients) < _RECIPIENTS_KEPT:
+            self.recipients.append((address, reply, len(self.steps) + self.left_out))
+
+    def _thin(self) -> None:
+        """Drop the middle, so that a client cannot make a trail grow without bound."""
+        gone = len(self.steps) - STEPS_KEPT_FIRST - STEPS_KEPT_LAST
+        if gone > 0:
+            del self.steps[STEPS_KEPT_FIRST:-STEPS_KEPT_LAST]
+            self.left_out += gone
+
+    @property
+    def weight(self) -> int:
+        """How much memory this holds, roughly: counted in steps."""
+        return 1 + len(self.steps) + len(self.recipients)
+
+
+class Finished(NamedTuple):
+    """A trail with everything the writer thread needs to make a line of it."""
+
+    kind: Kind
+    trail: Trail
+    session: Session
+    ended_ms: int
+    replies: tuple[Reply, ...]
+    reason: str
+    queue_id: int | None
+    size_octets: int | None
+
+
+class Redactor:
+    """Takes the secrets of a configuration out of what is written."""
+
+    __slots__ = ("_escaped", "_secrets")
+
+    def __init__(self, secrets: Collection[str] = ()) -> None:
+        # The longest first: a secret may hold another one.
+        self._secrets = tuple(sorted({secret for secret in secrets if secret}, key=len, reverse=True))
+        self._escaped = tuple(_ENCODE(secret)[1:-1] for secret in self._secrets)
+
+    def touches(self, line: str) -> bool:
+        """Whether a secret is somewhere in a finished line."""
+        return any(secret in line for secret in self._escaped)
+
+    def clean(self, text: str) -> str:
+        """The text without secrets."""
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, REDACTED)
+        return text
+
+    def clean_value(self, value: object) -> object:
+        """A JSON value with every string in it cleaned."""
+        if isinstance(value, str):
+            return self.clean(value)
+        if isinstance(value, (list, tuple)):
+            return [self.clean_value(each) for each in value]
+        if isinstance(value, dict):
+            return {key: self.clean_value(each) for key, each in value.items()}
+        return value
+
+
+def _plain(value: object) -> object:
+    """What JSON can say of a value a rule has read; long ones are cut."""
+    if isinstance(value, str):
+        return value if len(value) <= _VALUE_CHARACTERS else value[:_VALUE_CHARACTERS] + "..."
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Unknown):
+        return {"unknown": value.dependency, "reason": value.reason}
+    if isinstance(value, bytes):
+        return _plain(value[: _VALUE_CHARACTERS + 1].decode("utf-8", "backslashreplace"))
+    if isinstance(value, Sequence):
+        few = [_plain(each) for each in value[:_VALUE_ELEMENTS]]
+        if len(value) > _VALUE_ELEMENTS:
+            few.append(f"... {len(value) - _VALUE_ELEMENTS} more")
+        return few
+    if isinstance(value, (set, frozenset)):
+        return _plain(sorted(str(each) for each in value))
+    return _plain(str(value))
+
+
+def _reads(reads: Reads) -> Iterable[tuple[str, object]]:
+    for _, value in reads:
+        if type(value) is str:
+            if len(value) > _VALUE_CHARACTERS:
+                break
+        elif type(value) is not int:
+            break
+    else:
+        return reads
+    return [(name, _plain(value)) for name, value in reads]
+
+
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+
+
+def line(finished: Finished, redactor: Redactor) -> bytes:
+    """One finished trail as a line of JSON, newline included."""
+    kind, trail, session, ended_ms, replies, reason, queue_id, size_octets = finished
+    tls = session.tls
+    identity = session.identity
+    steps = trail.steps
+    if len(steps) > STEPS_KEPT_FIRST + STEPS_KEPT_LAST:
+        trail._thin()
+    fields: list[object] = [
+        kind.value,
+        trail.trace_id,
+        session.id,
+        None if queue_id is None else f"{queue_id:016x}",
+        trail.started_ms,
+        ended_ms,
+        session.listener,
+        session.protocol,
+        session.remote_ip,
+        session.remote_port,
+        session.local_ip,
+        session.local_port,
+        None if tls is None else tls.version,
+        session.helo,
+        None if identity is None else identity.login,
+        trail.sender,
+        size_octets,
+        trail.recipients,
+        [(stage, rule, place, _reads(reads), said, micros) for stage, rule, place, reads, said, micros in steps],
+        trail.left_out,
+        [f"{reply.code} {reply.enhanced} {reply.text}" for reply in replies],
+        reason,
+    ]
+    text = _ENCODE(fields)
+    if redactor.touches(text):
+        # Ids are ours and must stay searchable.
+        text = _ENCODE(fields[:4] + [redactor.clean_value(json.loads(_ENCODE(each))) for each in fields[4:]])
+    # A lone surrogate becomes its JSON escape.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decision, read back."""
+
+    stage: str
+    rule: str
+    place: str
+    reads: tuple[tuple[str, object], ...]
+    said: str
+    micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskedRecipient:
+    """One RCPT, read back; `steps` is how many steps of the entry came before its answer."""
+
+    address: str
+    reply: str
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One transaction or refusal, read back."""
+
+    kind: str
+    trace: str
+    session: str
+    queue_id: str | None
+    started_ms: int
+    ended_ms: int
+    listener: str
+    protocol: str
+    peer_ip: str
+    peer_port: int
+    local_ip: str
+    local_port: int
+    tls: str | None
+    helo: str | None
+    login: str | None
+    sender: str | None
+    size_octets: int | None
+    recipients: tuple[AskedRecipient, ...]
+    steps: tuple[Step, ...]
+    left_out: int
+    replies: tuple[str, ...]
+    reason: str
+
+    @property
+    def micros(self) -> int:
+        """The time its decisions took together."""
+        return sum(step.micros for step in self.steps)
+
+    @classmethod
+    def read(cls, octets: bytes) -> Entry | None:
+        """Read one line; None for one that is torn or not an entry."""
+        try:
+            fields = json.loads(octets)
+        except ValueError:
+            return None
+        if not isinstance(fields, list) or len(fields) < len(FIELDS):
+            return None
+        values = dict(zip(FIELDS, fields, strict=False))
+        try:
+            return cls(
+                kind=values["kind"],
+                trace=values["trace"],
+                session=values["session"],
+                queue_id=values["queue_id"],
+                started_ms=values["started"],
+                ended_ms=values["ended"],
+                listener=values["listener"],
+                protocol=values["protocol"],
+                peer_ip=values["peer_ip"],
+                peer_port=values["peer_port"],
+                local_ip=values["local_ip"],
+                local_port=values["local_port"],
+                tls=values["tls"],
+                helo=values["helo"],
+                login=values["login"],
+                sender=values["sender"],
+                size_octets=values["size"],
+                recipients=tuple(AskedRecipient(*each) for each in values["recipients"]),
+                steps=tuple(
+                    Step(stage, rule, place, tuple((name, value) for name, value in reads), said, micros)
+                    for stage, rule, place, reads, said, micros in values["steps"]
+                ),
+                left_out=values["left_out"],
+                replies=tuple(values["replies"]),
+                reason=values["reason"],
+            )
+        except (TypeError, ValueError):
+            return None
