@@ -1,0 +1,415 @@
+"""Questions to recursive servers: dnspython's messages over Twisted's UDP and TCP.
+
+Each question goes from a socket of its own, so that its source port and its id
+are both random (RFC 5452), to the servers in turn, round after round, until one
+of them gives an answer that decides. An answer counts when it comes from the
+address asked and repeats id and question; anything else is not seen. A
+truncated answer is asked for again over TCP (RFC 7766). What cannot be read,
+SERVFAIL, REFUSED and silence are `Unknown`; NXDOMAIN and an empty answer are
+`Absent`. Nothing is validated here: the AD bit of a trusted server is believed.
+
+Nothing is remembered: see `cache.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Protocol as Interface
+from typing import TypeVar
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdata
+import dns.rdatatype
+from dns.rdtypes.ANY.MX import MX
+from dns.rdtypes.ANY.PTR import PTR
+from dns.rdtypes.ANY.TXT import TXT
+from dns.rdtypes.IN.A import A
+from dns.rdtypes.IN.AAAA import AAAA
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.error import CannotListenError, MessageLengthError
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import ClientFactory, DatagramProtocol, Protocol
+from twisted.python.failure import Failure
+
+from mailgate.dns.name import ascii_name, reverse_name
+from mailgate.dns.resolver import Absent, Answer, MxRecord
+from mailgate.mail.unknown import Unknown
+
+DEPENDENCY = "dns"
+# DNS Flag Day 2020: fits into every path without fragments.
+_UDP_PAYLOAD = 1232
+
+R = TypeVar("R")
+
+
+class Hangs(Interface):
+    """The part of a connector that is used here."""
+
+    def disconnect(self) -> object:
+        """Close, or stop trying to connect."""
+        ...
+
+
+class Sockets(Interface):
+    """What the backend needs of a reactor."""
+
+    def listenUDP(
+        self, port: int, protocol: DatagramProtocol, interface: str = ..., maxPacketSize: int = ...
+    ) -> object:
+        """As `IReactorUDP.listenUDP`."""
+        ...
+
+    def connectTCP(self, host: str, port: int, factory: ClientFactory, timeout: float = ...) -> Hangs:
+        """As `IReactorTCP.connectTCP`."""
+        ...
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> IDelayedCall:
+        """As `IReactorTime.callLater`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One recursive server; `tcp` asks it over TCP from the start."""
+
+    ip: str
+    port: int = 53
+    tcp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DnsOptions:
+    """How servers are asked; times in seconds, `attempts` counts rounds over all servers.
+
+    `try_tcp_on_error`: rounds after the first ask over TCP.
+    """
+
+    servers: tuple[Server, ...]
+    timeout_seconds: float = 5.0
+    attempts: int = 2
+    concurrency: int = 256
+    edns: bool = True
+    try_tcp_on_error: bool = False
+    trust_ad: bool = True
+    trusted: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+
+    def believes(self, server: Server) -> bool:
+        """Whether the AD bit of this server counts."""
+        return self.trust_ad and any(ip_address(server.ip.partition("%")[0]) in network for network in self.trusted)
+
+
+_RESOLV_CONF = re.compile(r"^\s*nameserver\s+(\S+)", re.MULTILINE)
+
+
+def system_servers(resolv_conf: str) -> tuple[Server, ...]:
+    """The servers a resolv.conf names, from its text; the local host when it names none (resolv.conf(5))."""
+    found = []
+    for text in _RESOLV_CONF.findall(resolv_conf):
+        try:
+            ip_address(text.partition("%")[0])
+        except ValueError:
+            continue
+        found.append(Server(text))
+    return tuple(found) or (Server("127.0.0.1"),)
+
+
+class DnsResolver:
+    """The resolver port over real servers."""
+
+    def __init__(self, options: DnsOptions, sockets: Sockets) -> None:
+        self._options = options
+        self._sockets = sockets
+        self._slots = DeferredSemaphore(options.concurrency)
+
+    async def mx(self, name: str) -> Answer[MxRecord] | Absent | Unknown:
+        """The MX records of `name`."""
+        return await self._records(name, dns.rdatatype.MX, _mx)
+
+    async def ipv4(self, name: str) -> Answer[str] | Absent | Unknown:
+        """The A records of `name`."""
+        return await self._records(name, dns.rdatatype.A, _ipv4)
+
+    async def ipv6(self, name: str) -> Answer[str] | Absent | Unknown:
+        """The AAAA records of `name`."""
+        return await self._records(name, dns.rdatatype.AAAA, _ipv6)
+
+    async def txt(self, name: str) -> Answer[str] | Absent | Unknown:
+        """The TXT records of `name`, octets outside UTF-8 replaced."""
+        return await self._records(name, dns.rdatatype.TXT, _txt)
+
+    async def ptr(self, ip: str) -> Answer[str] | Absent | Unknown:
+        """The names `ip` points back to."""
+        name = reverse_name(ip)
+        if name is None:
+            return Absent(name_exists=False)
+        return await self._records(name, dns.rdatatype.PTR, _ptr)
+
+    async def _records(
+        self, name: str, rdtype: dns.rdatatype.RdataType, read: Callable[[dns.rdata.Rdata], R]
+    ) -> Answer[R] | Absent | Unknown:
+        ascii_form = ascii_name(name)
+        if ascii_form is None:
+            # A name that cannot be asked about cannot exist.
+            return Absent(name_exists=False)
+        await self._slots.acquire()
+        try:
+            reply = await self._ask(ascii_form, rdtype)
+        finally:
+            self._slots.release()
+        if isinstance(reply, Unknown):
+            return reply
+        message, authentic = reply
+        try:
+            chain = message.resolve_chaining()
+        except dns.message.ChainTooLong:
+            # A CNAME loop, or more than 16 of them: there is certainly no record at its end.
+            return Absent(name_exists=True, authentic=authentic)
+        except dns.exception.DNSException as fault:
+            return Unknown(DEPENDENCY, f"{ascii_form}: malformed answer ({type(fault).__name__})")
+        if chain.answer is None:
+            exists = message.rcode() != dns.rcode.NXDOMAIN
+            return Absent(name_exists=exists, authentic=authentic, ttl_seconds=chain.minimum_ttl)
+        return Answer(tuple(read(record) for record in chain.answer), authentic, chain.minimum_ttl)
+
+    async def _ask(self, name: str, rdtype: dns.rdatatype.RdataType) -> tuple[dns.message.QueryMessage, bool] | Unknown:
+        """Ask the servers in order until one answer decides; the last fault when none does."""
+        options = self._options
+        fault = "no server is configured"
+        edns = options.edns
+        for attempt in range(options.attempts):
+            for server in options.servers:
+                tcp = server.tcp or (attempt > 0 and options.try_tcp_on_error)
+                reply = await self._exchange(server, _query(name, rdtype, edns), tcp)
+                if isinstance(reply, dns.message.QueryMessage) and edns and reply.rcode() == dns.rcode.FORMERR:
+                    # RFC 6891 7: a server without EDNS may answer FORMERR.
+                    edns = False
+                    reply = await self._exchange(server, _query(name, rdtype, edns), tcp)
+                if isinstance(reply, str):
+                    fault = f"{name}: {reply} from {server.ip}"
+                elif reply.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+                    return reply, bool(reply.flags & dns.flags.AD) and options.believes(server)
+                else:
+                    fault = f"{name}: {dns.rcode.to_text(reply.rcode())} from {server.ip}"
+        return Unknown(DEPENDENCY, fault)
+
+    async def _exchange(
+        self, server: Server, query: dns.message.QueryMessage, tcp: bool
+    ) -> dns.message.QueryMessage | str:
+        """One question to one server, a truncated answer over TCP; a text says what went wrong."""
+        if not tcp:
+            reply = await self._once(_Datagram(server, query), server)
+            if isinstance(reply, str) or not reply.flags & dns.flags.TC:
+                return reply
+        return await self._once(_Stream(server, query), server)
+
+    def _once(self, question: _Datagram | _Stream, server: Server) -> Deferred[dns.message.QueryMessage | str]:
+        question.begin(self._sockets, self._options.timeout_seconds)
+        return question.answer
+
+
+def _query(name: str, rdtype: dns.rdatatype.RdataType, edns: bool) -> dns.message.QueryMessage:
+    query = dns.message.make_query(
+        name + ".",
+        rdtype,
+        use_edns=0 if edns else None,
+        want_dnssec=edns,
+        payload=_UDP_PAYLOAD if edns else None,
+    )
+    # RFC 6840 5.7: AD in a question asks for AD in the answer.
+    query.flags |= dns.flags.AD
+    return query
+
+
+class _Question(ABC):
+    """One question on one socket: ends once, with an answer or the text of a fault."""
+
+    def __init__(self, server: Server, query: dns.message.QueryMessage) -> None:
+        self._server = server
+        self._query = query
+        self._limit: IDelayedCall | None = None
+        self._done = False
+        self.answer: Deferred[dns.message.QueryMessage | str] = Deferred(lambda _: self._close())
+
+    def _begin_limit(self, clock: Sockets, seconds: float) -> None:
+        self._limit = clock.callLater(seconds, self._finish, "timeout")
+
+    def _read(self, octets: bytes) -> None:
+        """Finish with a message that answers our question; a forged or stray one is not seen."""
+        if octets[:2] != struct.pack("!H", self._query.id):
+            return
+        try:
+            message = dns.message.from_wire(octets, ignore_trailing=True)
+        except dns.exception.DNSException as fault:
+            self._finish(f"malformed answer ({type(fault).__name__})")
+            return
+        if isinstance(message, dns.message.QueryMessage) and self._query.is_response(message):
+            self._finish(message)
+
+    def _finish(self, result: dns.message.QueryMessage | str) -> None:
+        if not self._done:
+            self._close()
+            self.answer.callback(result)
+
+    def _close(self) -> None:
+        self._done = True
+        if self._limit is not None and self._limit.active():
+            self._limit.cancel()
+        self._hang_up()
+
+    @abstractmethod
+    def _hang_up(self) -> None:
+        """Close the socket, if there is one."""
+
+
+class _Datagram(_Question, DatagramProtocol):
+    """A question over UDP from a port of its own."""
+
+    def begin(self, sockets: Sockets, timeout_seconds: float) -> None:
+        """Bind a random port and send; every fault ends in `answer`."""
+        self._begin_limit(sockets, timeout_seconds)
+        try:
+            sockets.listenUDP(0, self, interface="::" if ":" in self._server.ip else "", maxPacketSize=65535)
+            if self.transport is not None:
+                # A connected socket takes datagrams from this server alone, and learns of a refusal.
+                self.transport.connect(self._server.ip, self._server.port)
+                self.transport.write(self._query.to_wire(), (self._server.ip, self._server.port))
+        except (OSError, CannotListenError, MessageLengthError) as fault:
+            self._finish(f"{fault}")
+
+    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        """Take a datagram of the server; another sender's is not seen."""
+        if addr[0].partition("%")[0] == self._server.ip.partition("%")[0] and addr[1] == self._server.port:
+            self._read(datagram)
+
+    def connectionRefused(self) -> None:
+        """No server listens there (ICMP)."""
+        self._finish("connection refused")
+
+    def _hang_up(self) -> None:
+        if self.transport is not None:
+            self.transport.stopListening()
+
+
+class _Stream(_Question, Protocol):
+    """A question over TCP (RFC 1035 4.2.2: two octets of length before each message)."""
+
+    def __init__(self, server: Server, query: dns.message.QueryMessage) -> None:
+        super().__init__(server, query)
+        self._received = b""
+        self._connector: Hangs | None = None
+
+    def begin(self, sockets: Sockets, timeout_seconds: float) -> None:
+        """Connect and send; every fault ends in `answer`."""
+        self._begin_limit(sockets, timeout_seconds)
+        connector = sockets.connectTCP(
+            self._server.ip, self._server.port, _StreamFactory(self), timeout=timeout_seconds
+        )
+        if not self._done:
+            self._connector = connector
+
+    def connectionMade(self) -> None:
+        """Send the question."""
+        wire = self._query.to_wire()
+        if self.transport is not None:
+            self.transport.write(struct.pack("!H", len(wire)) + wire)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Collect one message."""
+        self._received += data
+        if len(self._received) < 2:
+            return
+        (length,) = struct.unpack("!H", self._received[:2])
+        if len(self._received) >= 2 + length:
+            self._read(self._received[2 : 2 + length])
+            # RFC 7766 7: one question was sent here, so a wrong answer is a fault of this server.
+            self._finish("malformed answer (not to our question)")
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """The server closed, or we did."""
+        self.failed("connection closed")
+
+    def failed(self, problem: str) -> None:
+        """End with the text of a fault, unless an answer came first."""
+        self._finish(problem)
+
+    def _hang_up(self) -> None:
+        connector, self._connector = self._connector, None
+        if connector is not None:
+            connector.disconnect()
+
+
+class _StreamFactory(ClientFactory):
+    noisy = False
+
+    def __init__(self, question: _Stream) -> None:
+        self._question = question
+
+    def buildProtocol(self, addr: object) -> _Stream:
+        """The one question this connection is for."""
+        return self._question
+
+    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
+        """No connection: a fault of this server."""
+        self._question.failed(reason.getErrorMessage())
+
+
+def _text(name: dns.name.Name) -> str:
+    text: str = name.to_text(omit_final_dot=True)
+    return text.lower() if name != dns.name.root else ""
+
+
+def _mx(record: dns.rdata.Rdata) -> MxRecord:
+    assert isinstance(record, MX)
+    return MxRecord(record.preference, _text(record.exchange))
+
+
+def _ipv4(record: dns.rdata.Rdata) -> str:
+    assert isinstance(record, A)
+    text: str = record.address
+    return text
+
+
+def _ipv6(record: dns.rdata.Rdata) -> str:
+    assert isinstance(record, AAAA)
+    return str(ip_address(record.address))
+
+
+def _txt(record: dns.rdata.Rdata) -> str:
+    assert isinstance(record, TXT)
+    return b"".join(record.strings).decode("utf-8", "replace")
+
+
+def _ptr(record: dns.rdata.Rdata) -> str:
+    assert isinstance(record, PTR)
+    return _text(record.target)
+
+
+def parse_servers(specs: Sequence[str]) -> tuple[Server, ...]:
+    """Servers written as `[udp://|tcp://]ip[:port]`, IPv6 with a port in brackets; raises ValueError for others."""
+    return tuple(_parse_server(spec) for spec in specs)
+
+
+_SERVER = re.compile(
+    r"(?:(udp|tcp)://)?(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)|([0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*))(?::(\d{1,5}))?"
+)
+
+
+def _parse_server(spec: str) -> Server:
+    found = _SERVER.fullmatch(spec)
+    if found is None:
+        raise ValueError(f"{spec!r} is not [udp://|tcp://]ip[:port]")
+    scheme, *ips, port = found.groups()
+    ip = ip_address(next(text for text in ips if text))
+    number = int(port) if port else 53
+    if not 0 < number < 65536:
+        raise ValueError(f"{spec!r}: no port {number}")
+    return Server(str(ip), number, scheme == "tcp")

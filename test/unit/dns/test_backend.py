@@ -1,0 +1,364 @@
+"""Questions to servers, with a reactor in memory: ports, ids, faults, TCP, the AD bit."""
+
+from __future__ import annotations
+
+import random
+import struct
+from dataclasses import replace
+
+import dns.flags
+import dns.message
+import dns.rcode
+import pytest
+from support.dns_server import answer
+from support.zone import Zone
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from mailgate.dns.backend import DnsOptions, DnsResolver, Server, parse_servers, system_servers
+from mailgate.dns.resolver import Absent, Answer, MxRecord
+from mailgate.mail.unknown import Unknown
+
+ONE = Server("127.0.0.1")
+TWO = Server("192.0.2.53", 5353)
+
+
+class Datagrams:
+    """A UDP transport that keeps what was sent."""
+
+    def __init__(self, network, protocol):
+        self.network, self.protocol = network, protocol
+        self.closed = False
+
+    def connect(self, ip, port):
+        self.peer = (ip, port)
+
+    def write(self, octets, addr):
+        assert addr == self.peer
+        self.network.sent.append((self, octets))
+
+    def stopListening(self):
+        self.closed = True
+        self.protocol.transport = None
+
+
+class Connector:
+    def __init__(self):
+        self.closed = False
+
+    def disconnect(self):
+        self.closed = True
+
+
+class Network(Clock):
+    """A reactor without sockets."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent = []
+        self.sockets = []
+        self.connections = []
+
+    def listenUDP(self, port, protocol, interface="", maxPacketSize=8192):
+        assert port == 0
+        protocol.transport = Datagrams(self, protocol)
+        self.sockets.append(protocol.transport)
+
+    def connectTCP(self, host, port, factory, timeout=30):
+        connector = Connector()
+        self.connections.append((host, port, factory, connector))
+        return connector
+
+    def last(self):
+        socket, octets = self.sent[-1]
+        return socket, dns.message.from_wire(octets)
+
+    def answer(self, zone, addr=None):
+        socket, octets = self.sent[-1]
+        socket.protocol.datagramReceived(answer(zone, octets), addr or socket.peer)
+
+    def accept(self):
+        _, _, factory, _ = self.connections[-1]
+        protocol = factory.buildProtocol(None)
+        protocol.makeConnection(StringTransport())
+        return protocol
+
+
+def ask(network, question, **options):
+    """Start a look-up; the answers arrive in the list."""
+    options.setdefault("servers", (ONE,))
+    resolver = DnsResolver(DnsOptions(**options), network)
+    found = []
+    Deferred.fromCoroutine(question(resolver)).addCallback(found.append)
+    return found
+
+
+ZONE = (
+    Zone()
+    .mx_set("example.org", (20, "b.example.org"), (10, "A.example.org"))
+    .a("a.example.org", "192.0.2.1", "192.0.2.2")
+    .aaaa("a.example.org", "2001:db8:0:0::1")
+    .text("example.org", "v=spf1 -all", "x" * 300)
+    .pointer("192.0.2.1", "a.example.org")
+    .mx_set("null.example", (0, ""))
+    .sign("a.example.org")
+)
+
+
+@pytest.mark.parametrize(
+    "question, expected",
+    [
+        (lambda r: r.mx("example.org"), {MxRecord(10, "a.example.org"), MxRecord(20, "b.example.org")}),
+        (lambda r: r.mx("EXAMPLE.org."), {MxRecord(10, "a.example.org"), MxRecord(20, "b.example.org")}),
+        (lambda r: r.mx("null.example"), {MxRecord(0, "")}),
+        (lambda r: r.ipv4("a.example.org"), {"192.0.2.1", "192.0.2.2"}),
+        (lambda r: r.ipv6("a.example.org"), {"2001:db8::1"}),
+        (lambda r: r.txt("example.org"), {"v=spf1 -all", "x" * 300}),
+        (lambda r: r.ptr("192.0.2.1"), {"a.example.org"}),
+    ],
+)
+def test_records_are_read(question, expected):
+    network = Network()
+    found = ask(network, question)
+    network.answer(ZONE)
+    assert set(found[0].records) == expected
+    assert found[0].ttl_seconds == 300
+    assert network.sockets[0].closed
+    assert not network.getDelayedCalls()
+
+
+def test_question_carries_ad_do_and_a_payload_that_fits():
+    network = Network()
+    ask(network, lambda r: r.mx("example.org"))
+    _, query = network.last()
+    assert query.flags & dns.flags.AD
+    assert query.ednsflags & dns.flags.DO
+    assert query.payload == 1232
+
+
+def test_edns_can_be_off():
+    network = Network()
+    ask(network, lambda r: r.mx("example.org"), edns=False)
+    assert network.last()[1].edns == -1
+
+
+def test_a_server_without_edns_is_asked_without():
+    network = Network()
+    found = ask(network, lambda r: r.mx("example.org"))
+    socket, query = network.last()
+    refusal = dns.message.make_response(query)
+    refusal.use_edns(-1)
+    refusal.set_rcode(dns.rcode.FORMERR)
+    socket.protocol.datagramReceived(refusal.to_wire(), socket.peer)
+    assert network.last()[1].edns == -1
+    network.answer(ZONE)
+    assert isinstance(found[0], Answer)
+
+
+def test_absent_tells_a_missing_name_from_a_missing_type():
+    for name, exists in (("nowhere.example", False), ("example.org", True)):
+        network = Network()
+        found = ask(network, lambda r, name=name: r.ipv6(name))
+        network.answer(ZONE)
+        assert isinstance(found[0], Absent)
+        assert found[0].name_exists is exists
+
+
+@pytest.mark.parametrize("name", ["", "a..b", "-a.example", "a b.example", "x" * 64 + ".example", "ex\x00.org", "☃.☃ "])
+def test_a_name_that_cannot_be_is_absent_without_a_question(name):
+    network = Network()
+    found = ask(network, lambda r: r.mx(name))
+    assert found == [Absent(name_exists=False)]
+    assert not network.sent
+
+
+def test_a_u_label_is_asked_for_as_an_a_label():
+    network = Network()
+    ask(network, lambda r: r.mx("Bücher.example"))
+    assert str(network.last()[1].question[0].name) == "xn--bcher-kva.example."
+
+
+def test_each_question_has_a_socket_and_an_id_of_its_own():
+    network = Network()
+    resolver = DnsResolver(DnsOptions((ONE,)), network)
+    for number in range(64):
+        Deferred.fromCoroutine(resolver.mx(f"d{number}.example"))
+    assert len(network.sockets) == 64
+    assert len({octets[:2] for _, octets in network.sent}) > 50
+
+
+def test_answers_that_are_not_ours_are_not_seen():
+    network = Network()
+    found = ask(network, lambda r: r.ipv4("a.example.org"))
+    socket, octets = network.sent[-1]
+    good = answer(ZONE, octets)
+    socket.protocol.datagramReceived(good, ("192.0.2.66", 53))
+    socket.protocol.datagramReceived(good, ("127.0.0.1", 54))
+    socket.protocol.datagramReceived(struct.pack("!H", dns.message.from_wire(octets).id ^ 1) + good[2:], socket.peer)
+    other = dns.message.make_query("b.example.org", "A", id=dns.message.from_wire(octets).id)
+    socket.protocol.datagramReceived(dns.message.make_response(other).to_wire(), socket.peer)
+    socket.protocol.datagramReceived(octets, socket.peer)
+    assert found == []
+    network.answer(ZONE)
+    assert isinstance(found[0], Answer)
+
+
+@pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED", "NOTIMP"])
+def test_an_error_of_every_server_is_unknown(rcode):
+    network = Network()
+    zone = Zone().fail("example.org", reason=rcode)
+    found = ask(network, lambda r: r.mx("example.org"), servers=(ONE, TWO), attempts=2)
+    for server in (ONE, TWO, ONE, TWO):
+        assert network.last()[0].peer == (server.ip, server.port)
+        network.answer(zone)
+    assert isinstance(found[0], Unknown)
+    assert found[0].dependency == "dns"
+    assert rcode in found[0].reason
+    assert len(network.sent) == 4
+
+
+def test_silence_ends_at_the_time_limit_and_the_next_server_is_asked():
+    network = Network()
+    found = ask(network, lambda r: r.mx("example.org"), servers=(ONE, TWO), timeout_seconds=3, attempts=1)
+    network.advance(2.9)
+    assert len(network.sent) == 1
+    network.advance(0.1)
+    assert network.sockets[0].closed
+    assert network.last()[0].peer == ("192.0.2.53", 5353)
+    network.advance(3)
+    assert found == [Unknown("dns", "example.org: timeout from 192.0.2.53")]
+
+
+def test_a_refused_port_leads_to_the_next_server_at_once():
+    network = Network()
+    found = ask(network, lambda r: r.mx("example.org"), servers=(ONE, TWO))
+    network.sent[-1][0].protocol.connectionRefused()
+    network.answer(ZONE)
+    assert isinstance(found[0], Answer)
+
+
+def test_a_truncated_answer_is_asked_for_again_over_tcp():
+    zone = Zone().text("long.example", *("x" * 250 + str(n) for n in range(10)))
+    network = Network()
+    found = ask(network, lambda r: r.txt("long.example"))
+    network.answer(zone)
+    assert found == []
+    stream = network.accept()
+    sent = stream.transport.value()
+    assert struct.unpack("!H", sent[:2])[0] == len(sent) - 2
+    reply = answer(zone, sent[2:], udp=False)
+    for octet in struct.pack("!H", len(reply)) + reply:
+        stream.dataReceived(bytes([octet]))
+    assert len(found[0].records) == 10
+    assert network.connections[-1][3].closed
+
+
+@pytest.mark.parametrize("end", ["refused", "lost", "wrong"])
+def test_a_fault_over_tcp_is_unknown(end):
+    network = Network()
+    found = ask(network, lambda r: r.mx("example.org"), servers=(Server("127.0.0.1", 53, tcp=True),), attempts=1)
+    if end == "refused":
+        network.connections[-1][2].clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+    elif end == "lost":
+        network.accept().connectionLost(Failure(ConnectionRefusedError()))
+    else:
+        network.accept().dataReceived(b"\x00\x03abc")
+    assert isinstance(found[0], Unknown)
+    assert not network.getDelayedCalls()
+
+
+def test_rounds_after_the_first_use_tcp_when_told():
+    network = Network()
+    ask(network, lambda r: r.mx("example.org"), try_tcp_on_error=True)
+    network.answer(Zone().fail("example.org"))
+    assert len(network.connections) == 1
+
+
+@pytest.mark.parametrize("trusts, server, secure", [(True, ONE, True), (True, TWO, False), (False, ONE, False)])
+def test_the_ad_bit_counts_from_trusted_servers_only(trusts, server, secure):
+    network = Network()
+    found = ask(network, lambda r: r.ipv4("a.example.org"), servers=(server,), trust_ad=trusts)
+    network.answer(ZONE)
+    assert found[0].authentic is secure
+
+
+def test_a_cname_loop_is_absent():
+    network = Network()
+    found = ask(network, lambda r: r.ipv4("a.example"))
+    socket, query = network.last()
+    response = dns.message.make_response(query)
+    for owner, target in (("a.example.", "b.example."), ("b.example.", "a.example.")):
+        response.answer.append(dns.rrset.from_text(owner, 60, "IN", "CNAME", target))
+    socket.protocol.datagramReceived(response.to_wire(), socket.peer)
+    assert found == [Absent(name_exists=True)]
+
+
+def test_a_cname_is_followed_and_the_least_ttl_counts():
+    network = Network()
+    found = ask(network, lambda r: r.ipv4("a.example"))
+    socket, query = network.last()
+    response = dns.message.make_response(query)
+    response.answer.append(dns.rrset.from_text("a.example.", 60, "IN", "CNAME", "b.example."))
+    response.answer.append(dns.rrset.from_text("b.example.", 600, "IN", "A", "192.0.2.9"))
+    socket.protocol.datagramReceived(response.to_wire(), socket.peer)
+    assert found == [Answer(("192.0.2.9",), ttl_seconds=60)]
+
+
+def test_garbage_never_raises_and_leaves_nothing_behind():
+    random.seed(7)
+    for _ in range(300):
+        network = Network()
+        found = ask(network, lambda r: r.mx("example.org"), attempts=1)
+        socket, octets = network.sent[-1]
+        reply = bytearray(answer(ZONE, octets))
+        for _ in range(random.randrange(1, 8)):
+            reply[random.randrange(2, len(reply))] = random.randrange(256)
+        cut = random.randrange(2, len(reply) + 1)
+        socket.protocol.datagramReceived(bytes(reply[:cut]), socket.peer)
+        network.advance(30)
+        while network.connections and not found:
+            network.accept().connectionLost(Failure(ConnectionRefusedError()))
+        assert len(found) == 1
+        assert all(socket.closed for socket in network.sockets)
+        assert not network.getDelayedCalls()
+
+
+def test_no_more_questions_at_once_than_allowed():
+    network = Network()
+    resolver = DnsResolver(replace(DnsOptions((ONE,)), concurrency=2), network)
+    for number in range(3):
+        Deferred.fromCoroutine(resolver.mx(f"d{number}.example"))
+    assert len(network.sent) == 2
+    network.answer(ZONE)
+    assert len(network.sent) == 3
+
+
+def test_giving_up_closes_the_socket():
+    network = Network()
+    waiting = Deferred.fromCoroutine(DnsResolver(DnsOptions((ONE,)), network).mx("example.org"))
+    waiting.addErrback(lambda _: None)
+    waiting.cancel()
+    assert network.sockets[0].closed
+    assert not network.getDelayedCalls()
+
+
+def test_the_system_servers_are_those_of_resolv_conf():
+    text = "# comment\nsearch example.org\nnameserver 192.0.2.1\n nameserver\tfe80::1%eth0\nnameserver bad\n"
+    assert system_servers(text) == (Server("192.0.2.1"), Server("fe80::1%eth0"))
+    assert system_servers("") == (Server("127.0.0.1"),)
+
+
+def test_custom_servers_are_parsed():
+    specs = ["192.0.2.1", "tcp://192.0.2.1:5353", "[2001:db8::1]:53", "udp://2001:db8::1"]
+    assert parse_servers(specs) == (
+        Server("192.0.2.1"),
+        Server("192.0.2.1", 5353, tcp=True),
+        Server("2001:db8::1"),
+        Server("2001:db8::1"),
+    )
+    for bad in ("", "localhost", "1.2.3.4:0", "1.2.3.4:99999", "https://1.2.3.4", "1.2.3"):
+        with pytest.raises(ValueError):
+            parse_servers([bad])
