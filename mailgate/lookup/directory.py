@@ -21,6 +21,8 @@ class Denied(Enum):
     WRONG = "wrong"
     """No such user, wrong secret, or a disabled account: the client learns no difference."""
     MAY_NOT_SEND = "may-not-send"
+    CODE_MISSING = "code-missing"
+    """The password is right; the account also wants a one-time code, as `password$123456`."""
 
 
 @dataclass(frozen=True, slots=True)
