@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mailgate.mail.reply import reply
+from mailgate.wire.smtp.error import RemoteError
+
 REPLY_LINES = 512
 REPLY_OCTETS = 64 * 1024
 
@@ -21,8 +24,11 @@ _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: +|$)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
-class MalformedReply(Exception):
+class MalformedReply(RemoteError):
     """The peer sent something that is no SMTP reply; nothing after it can be trusted."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(reply(451, "4.5.0", problem))
 
 
 class Answer(NamedTuple):

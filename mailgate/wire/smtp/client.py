@@ -18,95 +18,13 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from mailgate.mail.envelope import (
-    NO_MAIL_PARAMETERS,
-    NO_RCPT_PARAMETERS,
-    Body,
-    MailParameters,
-    Notify,
-    RcptParameters,
-)
-from mailgate.mail.path import Path
+from mailgate.mail.envelope import Body, Notify
 from mailgate.wire.smtp.answer import NO_EXTENSIONS, Answer, AnswerReader, Extensions, MalformedReply, read_extensions
-
-
-class WrongOrder(Exception):
-    """A command was sent where the dialogue has no place for it: our mistake, not the server's."""
-
-
-# --- commands ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Ehlo:
-    """Introduce ourselves; HELO gets no extensions, LHLO is LMTP's only greeting."""
-
-    name: str
-    verb: Literal["EHLO", "HELO", "LHLO"] = "EHLO"
-
-
-@dataclass(frozen=True, slots=True)
-class StartTls:
-    """Ask for TLS (RFC 3207)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Auth:
-    """Begin a login (RFC 4954); `initial` is base64 already, None for none."""
-
-    mechanism: str
-    initial: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AuthResponse:
-    """Answer a 334; `text` is base64 already, `*` gives up."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mail:
-    """Begin a transaction. Only what the server offered is written of the parameters."""
-
-    reverse_path: Path
-    parameters: MailParameters = NO_MAIL_PARAMETERS
-
-
-@dataclass(frozen=True, slots=True)
-class Rcpt:
-    """Name a recipient. Only what the server offered is written of the parameters."""
-
-    forward_path: Path
-    parameters: RcptParameters = NO_RCPT_PARAMETERS
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Ask to send the content; 354 opens it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bdat:
-    """Announce a chunk; exactly `size_octets` octets follow the returned line."""
-
-    size_octets: int
-    last: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Rset:
-    """Drop the transaction."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quit:
-    """End the session."""
-
+from mailgate.wire.smtp.command import Auth, AuthResponse, Bdat, Data, Ehlo, Mail, Quit, Rcpt, Rset, StartTls
+from mailgate.wire.smtp.error import LocalError
 
 Command = Ehlo | StartTls | Auth | AuthResponse | Mail | Rcpt | Data | Bdat | Rset | Quit
 
@@ -283,10 +201,10 @@ class ClientConnection:
     # --- what we say --------------------------------------------------------------------
 
     def send(self, command: Command) -> bytes:
-        """The octets of a command, CRLF included. Raises `WrongOrder`."""
+        """The octets of a command, CRLF included. Raises `LocalError`."""
         kind = type(command)
         if self.phase not in _ALLOWED[kind]:
-            raise WrongOrder(f"{kind.__name__} in phase {self.phase.value}")
+            raise LocalError(f"{kind.__name__} in phase {self.phase.value}")
         if self._due:
             self._check_pipeline()
         place = NO_PLACE
@@ -311,10 +229,10 @@ class ClientConnection:
 
     def _check_pipeline(self) -> None:
         if not self.extensions.pipelining:
-            raise WrongOrder("a command before the answer to the last one, without PIPELINING")
+            raise LocalError("a command before the answer to the last one, without PIPELINING")
         # Only the last of those under way can be one that must not be followed.
         if not isinstance(self._due[-1][0], _LEADING):
-            raise WrongOrder("a command before an answer that must be waited for")
+            raise LocalError("a command before an answer that must be waited for")
 
     def content(self, octets: bytes) -> bytes:
         """A block of the content as it goes on the wire after 354: dots doubled, nothing else changed.
@@ -324,7 +242,7 @@ class ClientConnection:
         it. Blocks may be cut anywhere.
         """
         if self.phase is not Phase.CONTENT:
-            raise WrongOrder("content before 354")
+            raise LocalError("content before 354")
         if not octets:
             return b""
         stuffed = octets.replace(b"\n.", b"\n..").replace(b"\r.", b"\r..")
@@ -337,7 +255,7 @@ class ClientConnection:
     def end_of_content(self) -> bytes:
         """The final dot, on a line of its own; the reply that decides is then due."""
         if self.phase is not Phase.CONTENT:
-            raise WrongOrder("end of content before 354")
+            raise LocalError("end of content before 354")
         self.phase = Phase.READY
         self._due.append((EndOfContent.DATA, "DATA", NO_PLACE))
         return b".\r\n" if not self._tail or self._tail == b"\r\n" else b"\r\n.\r\n"
@@ -353,7 +271,7 @@ class ClientConnection:
         if self.phase is Phase.STARTING_TLS:
             self.phase = Phase.START
         elif self.phase is not Phase.GREETING:
-            raise WrongOrder(f"TLS in phase {self.phase.value}")
+            raise LocalError(f"TLS in phase {self.phase.value}")
 
     def _line(self, command: Command) -> tuple[str, str]:
         """The line of a command, and the line to show where they differ."""
@@ -364,18 +282,18 @@ class ClientConnection:
         elif isinstance(command, Data):
             return "DATA", "DATA"
         elif isinstance(command, Bdat):
-            line = f"BDAT {command.size_octets}{' LAST' if command.last else ''}"
+            line = f"BDAT {command.size}{' LAST' if command.last else ''}"
         elif isinstance(command, Ehlo):
             line = f"{command.verb} {command.name}"
         elif isinstance(command, Auth):
             shown = f"AUTH {command.mechanism}"
-            return (shown if command.initial is None else f"{shown} {command.initial or '='}"), shown
+            return (shown if command.initial is None else f"{shown} {command.initial.decode('ascii') or '='}"), shown
         elif isinstance(command, AuthResponse):
-            return command.text, "AUTH"
+            return command.line.decode("ascii"), "AUTH"
         else:
             line = _PLAIN_LINES[type(command)]
         if "\n" in line or "\r" in line or "\0" in line:
-            raise WrongOrder("a line end inside a command")
+            raise LocalError("a line end inside a command")
         return line, line
 
 
@@ -387,7 +305,7 @@ _BODY = {Body.EIGHT_BIT: " BODY=8BITMIME", Body.BINARY: " BODY=BINARYMIME", Body
 def mail_line(command: Mail, offered: Extensions) -> str:
     """MAIL FROM with those of its parameters the server takes."""
     parameters = command.parameters
-    line = f"MAIL FROM:{command.reverse_path.wire}"
+    line = f"MAIL FROM:{command.path.wire}"
     if offered.size and parameters.size_octets is not None:
         line += f" SIZE={parameters.size_octets}"
     if parameters.body is not None and (offered.binarymime if parameters.body is Body.BINARY else offered.eight_bit):
@@ -424,7 +342,7 @@ _NOTIFY = {flags.value: _notify_words(flags) for flags in map(Notify, range(16))
 
 def _rcpt_line(command: Rcpt, offered: Extensions) -> str:
     """RCPT TO with those of its parameters the server takes."""
-    line = f"RCPT TO:{command.forward_path.wire}"
+    line = f"RCPT TO:{command.path.wire}"
     if offered.dsn:
         parameters = command.parameters
         if parameters.notify:
