@@ -11,6 +11,7 @@ Every event needs exactly one answer (`ServerConnection.reply`), except
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from mailgate.mail.envelope import NO_MAIL_PARAMETERS, NO_RCPT_PARAMETERS, MailParameters, RcptParameters
 from mailgate.mail.path import Path
@@ -169,3 +170,12 @@ class Rejected:
 
 
 Event = Command | DataChunk | DataEnd | ChunkEnd | Rejected
+
+
+class Pending(Enum):
+    """What `next_event` says when it has no event."""
+
+    NEED_DATA = "need-data"
+    """Everything received has been understood; read on."""
+    PAUSED = "paused"
+    """A reply is owed; nothing further is interpreted, and nothing need be read, before it is given."""
