@@ -1,0 +1,365 @@
+"""The kinds of values a key may have, and how each is written in TOML.
+
+A kind turns what `tomllib` read (macros expanded) into the value the program
+uses, or raises `Unfit` with what is wrong and what to write instead. Nothing
+here knows a key by name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Generic, NamedTuple, TypeVar
+
+from mailgate.expr.scope import nearest
+from mailgate.expr.value import OFF_WORDS, BadValue, read_duration, read_size
+
+T = TypeVar("T")
+
+# What fits into 64 bits signed; SQLite and the expression language end there too.
+_LARGEST = 2**63 - 1
+
+
+Step = str | int
+"""One step down into a value: the name of an entry, or the number of an element."""
+
+
+class Unfit(Exception):
+    """A value that its key cannot take: what is wrong, and what to write instead ("" when that is clear).
+
+    `at` leads from the key's value to the part of it that is wrong.
+    """
+
+    def __init__(self, problem: str, advice: str = "", at: tuple[Step, ...] = ()) -> None:
+        super().__init__(problem, advice)
+        self.problem = problem
+        self.advice = advice
+        self.at = at
+
+
+class Quoted(NamedTuple):
+    """A raw value, and how an error may show it: a secret is named, never shown."""
+
+    raw: object
+    secret: bool = False
+
+    @property
+    def text(self) -> str:
+        """The value as an error shows it, cut to one short line."""
+        if self.secret:
+            return "the inserted value"
+        if isinstance(self.raw, str):
+            shown = self.raw if len(self.raw) <= 60 else self.raw[:57] + "..."
+            return '"' + "".join(c if c.isprintable() else "?" for c in shown) + '"'
+        if isinstance(self.raw, bool):
+            return "true" if self.raw else "false"
+        if isinstance(self.raw, (int, float)):
+            return str(self.raw)
+        if isinstance(self.raw, Mapping):
+            return "a table"
+        if isinstance(self.raw, list):
+            return "a list"
+        return "a date or time"
+
+    def of(self, raw: object) -> Quoted:
+        """Another value from the same place, such as an element of this one."""
+        return Quoted(raw, self.secret)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """One way to write a value. `name` describes it in the reference page and in errors."""
+
+    name: str
+    read: Callable[[Quoted], T]
+    """Raises `Unfit`."""
+
+
+def _boolean(value: Quoted) -> bool:
+    if isinstance(value.raw, bool):
+        return value.raw
+    if isinstance(value.raw, str) and value.raw.strip().lower() in ("true", "false"):
+        raise Unfit(f"{value.text} is a string, a boolean is wanted", f"write {value.raw.strip().lower()}")
+    raise Unfit(f"{value.text} is no boolean", "write true or false")
+
+
+BOOLEAN = Kind("boolean", _boolean)
+
+
+def _whole_number(value: Quoted) -> int:
+    raw = value.raw
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        number = raw
+    elif isinstance(raw, str) and re.fullmatch(r"-?[0-9]{1,20}", raw.strip()):
+        number = int(raw)
+    else:
+        raise Unfit(f"{value.text} is no whole number", "write digits, such as 100")
+    if not -_LARGEST <= number <= _LARGEST:
+        raise Unfit(f"{value.text} is too large a number")
+    return number
+
+
+def integer(least: int = 0, most: int = _LARGEST) -> Kind[int]:
+    """A whole number within bounds, both included."""
+
+    def read(value: Quoted) -> int:
+        number = _whole_number(value)
+        if number < least or number > most:
+            bounds = f"from {least} to {most}" if most != _LARGEST else f"of at least {least}"
+            raise Unfit(f"{value.text} is out of range", f"write a number {bounds}")
+        return number
+
+    return Kind("integer", read)
+
+
+def _size(value: Quoted) -> int:
+    try:
+        octets = read_size(value.raw)
+    except BadValue as wrong:
+        raise _hidden(value, wrong)
+    if not octets:
+        raise Unfit(f"{value.text} is no usable size", "write a number of bytes above 0")
+    return octets
+
+
+def _hidden(value: Quoted, wrong: BadValue) -> Unfit:
+    problem = f"{value.text} cannot be used here" if value.secret else wrong.problem
+    return Unfit(problem, wrong.advice)
+
+
+SIZE = Kind("size", _size)
+
+
+def _duration(value: Quoted) -> timedelta:
+    try:
+        return read_duration(value.raw)
+    except BadValue as wrong:
+        raise _hidden(value, wrong)
+
+
+DURATION = Kind("duration", _duration)
+
+
+def _coarse_duration(value: Quoted) -> timedelta:
+    return max(_duration(value), timedelta(seconds=1))
+
+
+# Queue schedules: what is shorter than a second counts as one second.
+DURATION_FROM_1S = Kind("duration", _coarse_duration)
+
+
+def _text(value: Quoted) -> str:
+    if not isinstance(value.raw, str):
+        raise Unfit(f"{value.text} is no string", "put it into quotes")
+    return value.raw
+
+
+TEXT = Kind("string", _text)
+
+
+def _line(value: Quoted) -> str:
+    text = _text(value)
+    if any(c < " " or c == "\x7f" for c in text):
+        raise Unfit("the string holds a line break or another control character", "write it on one line")
+    return text
+
+
+LINE = Kind("string", _line)
+
+
+def _name(value: Quoted) -> str:
+    text = _line(value)
+    if not text.strip():
+        raise Unfit("the string is empty", "write a name, or leave the key out")
+    return text
+
+
+NAME = Kind("string", _name)
+
+
+def _path(value: Quoted) -> str:
+    text = _name(value)
+    if "\0" in text:
+        raise Unfit(f"{value.text} is no path")
+    return text
+
+
+PATH = Kind("path", _path)
+
+_HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+
+
+def _hostname(value: Quoted) -> str:
+    text = _line(value).strip()
+    if len(text) > 253 or not _HOSTNAME.fullmatch(text):
+        raise Unfit(f"{value.text} is no host name", "write a name such as mx.example.org, A-labels for IDN")
+    return text.rstrip(".")
+
+
+HOSTNAME = Kind("host name", _hostname)
+
+
+def _ip(value: Quoted) -> str:
+    try:
+        return str(ipaddress.ip_address(_line(value).strip().strip("[]")))
+    except ValueError:
+        raise Unfit(f"{value.text} is no IP address", 'write "192.0.2.1" or "2001:db8::1"') from None
+
+
+IP = Kind("IP address", _ip)
+
+
+def _host(value: Quoted) -> str:
+    try:
+        return _ip(value)
+    except Unfit:
+        return _hostname(value)
+
+
+HOST = Kind("host name or IP address", _host)
+
+
+class SocketAddress(NamedTuple):
+    """Where a listener listens: an IP address in text form, and a port (0: not given, the protocol's own)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_V6_WITH_PORT = re.compile(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?")
+_V4_WITH_PORT = re.compile(r"([^:\[\]]*)(?::([0-9]{1,5}))?")
+
+
+def split_address(text: str) -> SocketAddress | None:
+    """Read `host:port`, `[v6]:port`, or an address alone (port 0); None when it is none of these."""
+    try:
+        match = _V6_WITH_PORT.fullmatch(text) or _V4_WITH_PORT.fullmatch(text)
+        host = str(ipaddress.ip_address(match[1] if match else text))
+    except ValueError:
+        return None
+    if match is None or match[2] is None:
+        return SocketAddress(host, 0)
+    port = int(match[2])
+    return SocketAddress(host, port) if 0 < port < 65536 else None
+
+
+def _socket_address(value: Quoted) -> SocketAddress:
+    address = split_address(_line(value).strip())
+    if address is None:
+        raise Unfit(f"{value.text} is no address to listen on", 'write "192.0.2.1:25" or "[2001:db8::1]:25"')
+    return address
+
+
+SOCKET_ADDRESS = Kind("socket address", _socket_address)
+
+
+class DnsServer(NamedTuple):
+    """One server of `resolver.custom`; `scheme` is `udp` or `tcp`."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+def _dns_server(value: Quoted) -> DnsServer:
+    text = _line(value).strip()
+    scheme, separator, rest = text.rpartition("://")
+    address = split_address(rest)
+    if separator and scheme.lower() == "tls":
+        raise Unfit("DNS over TLS: known, not supported by this version", 'write "udp://..." or "tcp://..."')
+    if address is None or (separator and scheme.lower() not in ("udp", "tcp")):
+        raise Unfit(f"{value.text} is no DNS server", 'write "udp://192.0.2.1:53" or "tcp://[2001:db8::1]:53"')
+    return DnsServer(scheme.lower() or "udp", address.host, address.port or 53)
+
+
+DNS_SERVER = Kind("DNS server", _dns_server)
+
+
+class FreeSpace(NamedTuple):
+    """Free space that must remain: so many octets, or so many percent of the file system (the other is 0)."""
+
+    octets: int
+    percent: float = 0.0
+
+    def octets_of(self, total_octets: int) -> int:
+        """What must remain free on a file system of this size."""
+        return max(self.octets, int(total_octets * self.percent / 100))
+
+
+def _free_space(value: Quoted) -> FreeSpace:
+    match = re.fullmatch(r"\s*(\d{1,3}(?:\.\d+)?)\s*%\s*", value.raw, re.ASCII) if isinstance(value.raw, str) else None
+    if match is None:
+        return FreeSpace(_size(value))
+    if not 0 < float(match[1]) < 100:
+        raise Unfit(f"{value.text} is out of range", 'write a percentage between 0 and 100, such as "5%"')
+    return FreeSpace(0, float(match[1]))
+
+
+FREE_SPACE = Kind("size or percentage", _free_space)
+
+
+def word(*words: str, synonyms: Mapping[str, str] | None = None) -> Kind[str]:
+    """One of a few words, without regard to case; a synonym gives the word it stands for."""
+    meant = {**{w: w for w in words}, **(synonyms or {})}
+
+    def read(value: Quoted) -> str:
+        raw = value.raw
+        text = ("true" if raw else "false") if isinstance(raw, bool) else raw
+        if isinstance(text, str) and text.strip().lower() in meant:
+            return meant[text.strip().lower()]
+        listed = ", ".join(f'"{w}"' for w in words)
+        near = nearest(raw, words) if isinstance(raw, str) and not value.secret else None
+        raise Unfit(
+            f"{value.text} is none of {listed}", f'did you mean "{near}"?' if near else f"write one of {listed}"
+        )
+
+    return Kind(" or ".join(f"`{w}`" for w in words), read)
+
+
+def listed(kind: Kind[T]) -> Kind[tuple[T, ...]]:
+    """A list; a single value stands for a list of one."""
+
+    def read(value: Quoted) -> tuple[T, ...]:
+        raws: Sequence[object] = value.raw if isinstance(value.raw, list) else [value.raw]
+        values = []
+        for number, raw in enumerate(raws):
+            try:
+                values.append(kind.read(value.of(raw)))
+            except Unfit as unfit:
+                at = (number, *unfit.at) if raws is value.raw else unfit.at
+                raise Unfit(unfit.problem, unfit.advice, at) from None
+        return tuple(values)
+
+    return Kind(f"list of {kind.name}", read)
+
+
+def at_least_one(kind: Kind[tuple[T, ...]]) -> Kind[tuple[T, ...]]:
+    """A list that is not empty."""
+
+    def read(value: Quoted) -> tuple[T, ...]:
+        values = kind.read(value)
+        if not values:
+            raise Unfit("the list is empty", "write at least one value")
+        return values
+
+    return Kind(kind.name, read)
+
+
+def optional(kind: Kind[T]) -> Kind[T | None]:
+    """A value, or one of the spellings of "not set": `""`, `false`, `0`, `"disable"`, `"never"`."""
+
+    def read(value: Quoted) -> T | None:
+        raw = value.raw
+        if raw is False or (isinstance(raw, int) and not isinstance(raw, bool) and raw == 0):
+            return None
+        if isinstance(raw, str) and raw.strip().lower() in OFF_WORDS:
+            return None
+        return kind.read(value)
+
+    return Kind(kind.name, read)
