@@ -1,0 +1,91 @@
+"""What expressions may ask, answered from directories, lists and DNS.
+
+A name that nothing defines was computed by an expression (literal names are
+resolved when the configuration is loaded): the answer is `Unknown`, as for
+any dependency that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from mailgate.lookup.directory import Directory
+from mailgate.lookup.lists import Lists
+from mailgate.lookup.recipient import AddressRules
+from mailgate.mail.unknown import Unknown
+
+DnsQuery = Callable[[str, str], Awaitable[tuple[str, ...] | str | Unknown]]
+"""Asks DNS for the records of a name, by the type word of the expression language."""
+
+DEFAULT_NAMES = ("", "*")
+
+
+class Directories:
+    """The directories of a configuration, by id."""
+
+    __slots__ = ("_by_id", "_default")
+
+    def __init__(self, directories: Iterable[Directory], default: str = "") -> None:
+        """`default` is the id that `''` and `'*'` stand for (`storage.directory`); "" for none."""
+        self._by_id: Mapping[str, Directory] = {directory.id: directory for directory in directories}
+        self._default = default
+
+    def find(self, name: str) -> Directory | Unknown | None:
+        """The directory of this name; None for the default one where there is none."""
+        if name in DEFAULT_NAMES:
+            return self._by_id[self._default] if self._default else None
+        directory = self._by_id.get(name)
+        return Unknown(f"directory {name}", "no directory has this name") if directory is None else directory
+
+
+class Answers:
+    """The `Outside` of live mail."""
+
+    def __init__(self, directories: Directories, lists: Lists, dns_query: DnsQuery, rules: AddressRules | None) -> None:
+        """Without `rules` an address is looked up exactly as it is."""
+        self._directories = directories
+        self._lists = lists
+        self._dns_query = dns_query
+        self._rules = rules
+        self.plain: Answers = self if rules is None else Answers(directories, lists, dns_query, None)
+        """The same without sub-addressing and catch-all: what those two keys themselves may ask."""
+
+    async def is_local_domain(self, directory: str, domain: str) -> bool | Unknown:
+        """Whether `domain` is local; False when there is no default directory."""
+        found = self._directories.find(directory)
+        if found is None or isinstance(found, Unknown):
+            return False if found is None else found
+        return await found.is_local_domain(domain.lower())
+
+    async def is_local_address(self, directory: str, address: str) -> bool | Unknown:
+        """Whether a mailbox or list takes mail for `address`."""
+        found = self._directories.find(directory)
+        if found is None or isinstance(found, Unknown):
+            return False if found is None else found
+        address = address.lower()
+        if self._rules is None:
+            holder = await found.find(address)
+        else:
+            holder = await self._rules.find(found, address, self.plain)
+        return holder if isinstance(holder, Unknown) else holder is not None
+
+    async def key_get(self, store: str, key: str) -> str | Unknown:
+        """The value of `key`; empty when there is none."""
+        value = self._look_up(store, key)
+        return "" if value is None else value
+
+    async def key_exists(self, store: str, key: str) -> bool | Unknown:
+        """Whether the store has `key`."""
+        value = self._look_up(store, key)
+        return value if isinstance(value, Unknown) else value is not None
+
+    def _look_up(self, store: str, key: str) -> str | Unknown | None:
+        named = self._lists.find(store)
+        if named is not None:
+            return named.get(key)
+        # The default store where none is named is mailgate's own, and nothing is in it.
+        return Unknown(f"store {store}", "no store or list has this name") if store else None
+
+    async def dns_query(self, name: str, type: str) -> tuple[str, ...] | str | Unknown:
+        """The records of `name` in DNS."""
+        return await self._dns_query(name, type)
