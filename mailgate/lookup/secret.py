@@ -96,7 +96,7 @@ def _md5(text: str) -> _Check:
 
 # How long the digest at the end of a hash is; a shorter one is a hash that was cut while it was copied.
 _CRYPT_SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("$2", re.compile(r"\$2[abxy]\$\d\d\$[./0-9A-Za-z]{53}")),
+    ("$2", re.compile(r"\$2[aby]\$(0[4-9]|[12]\d|3[01])\$[./0-9A-Za-z]{53}")),
     ("$6$", re.compile(r"\$6\$(rounds=\d+\$)?[^$]{0,16}\$[./0-9A-Za-z]{86}")),
     ("$5$", re.compile(r"\$5\$(rounds=\d+\$)?[^$]{0,16}\$[./0-9A-Za-z]{43}")),
     ("$1$", re.compile(r"\$1\$[^$]{0,8}\$[./0-9A-Za-z]{22}")),
