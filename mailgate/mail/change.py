@@ -28,6 +28,20 @@ class SetReversePath:
 
 
 @dataclass(frozen=True, slots=True)
+class SetForwardPath:
+    """Replace the recipient that RCPT is about."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ExpandRecipient:
+    """Put a list's members in the place of the recipient that RCPT is about."""
+
+    members: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AddRecipient:
     """Add a forward-path to the envelope."""
 
@@ -41,4 +55,4 @@ class RemoveRecipient:
     path: Path
 
 
-Change = AddHeader | SetReversePath | AddRecipient | RemoveRecipient
+Change = AddHeader | SetReversePath | SetForwardPath | ExpandRecipient | AddRecipient | RemoveRecipient

@@ -31,6 +31,8 @@ FILTER_UNKNOWN = reply(451, "4.3.5", "Cannot check this now, try again later")
 SHUTTING_DOWN = reply(421, "4.3.0", "Shutting down, try again later")
 SESSION_TOO_LONG = reply(421, "4.3.2", "The session has lasted too long")
 TRANSFER_LIMIT = reply(452, "4.7.28", "The session has sent too much")
+CONNECT_REFUSED = reply(554, "5.7.1", "Not served here")
+NOT_ALLOWED = reply(550, "5.7.1", "Not allowed")
 CONNECT_UNKNOWN = reply(421, "4.4.3", "Cannot serve you now, try again later")
 
 

@@ -19,6 +19,8 @@ class Transaction:
     reverse_path: Path
     parameters: MailParameters
     recipients: tuple[Recipient, ...] = ()
+    recipient_keys: frozenset[str] = frozenset()
+    """The addresses of `recipients` in lower case."""
     replies_due: int = 0
     """RCPT commands answered 250, duplicates included: LMTP owes one final reply for each."""
     hold_seconds: int = 0

@@ -37,6 +37,8 @@ class Reason(Enum):
     TOO_MANY_MESSAGES = "too-many-messages"
     NO_RECIPIENTS = "no-recipients"
     SEQUENCE = "sequence"
+    SYNTAX = "syntax"
+    UNKNOWN_COMMAND = "unknown-command"
     BARE_NEWLINE = "bare-newline"
     NO_HEADER = "no-header"
     MAIL_LOOP = "mail-loop"

@@ -1,0 +1,403 @@
+"""The inward shell: bytes from a Twisted transport to the core, steps of the driver back.
+
+It knows about time, octets and TLS and nothing about mail. What it bounds
+(I4): the octets and the time of a session, how much a client that does not
+read its replies may have sent to it, how much is read while a decision is
+pending, how long a handshake and a farewell may take.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from OpenSSL.SSL import Connection
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHandshakeListener,
+    IPushProducer,
+    IReactorTime,
+)
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailgate.mail import replies
+from mailgate.mail.session import Session
+from mailgate.net.tls import ServerTls, agreed
+from mailgate.session.driver import Driver, Step, Then
+from mailgate.session.site import Site
+from mailgate.session.trace_id import new_trace_id
+from mailgate.wire.smtp.server import Pending, ServerConnection
+
+_log = Logger(namespace="mailgate.listen")
+
+# A farewell that is not read must not keep the connection.
+_FAREWELL_SECONDS = 10.0
+
+
+class Endpoint(Protocol):
+    """One side of a TCP connection."""
+
+    @property
+    def host(self) -> str:
+        """The IP address."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        ...
+
+
+@runtime_checkable
+class ClientTransport(Protocol):
+    """What the shell needs of a Twisted TCP transport."""
+
+    def write(self, data: bytes) -> None: ...  # noqa: D102
+    def loseConnection(self) -> None: ...  # noqa: D102
+    def abortConnection(self) -> None: ...  # noqa: D102
+    def getPeer(self) -> Endpoint: ...  # noqa: D102
+    def getHost(self) -> Endpoint: ...  # noqa: D102
+    def getHandle(self) -> object: ...  # noqa: D102
+    def registerProducer(self, producer: object, streaming: bool) -> None: ...  # noqa: D102
+    def unregisterProducer(self) -> None: ...  # noqa: D102
+    def pauseProducing(self) -> None: ...  # noqa: D102
+    def resumeProducing(self) -> None: ...  # noqa: D102
+    def startTLS(self, contextFactory: object, normal: bool = True) -> None: ...  # noqa: D102
+
+
+class Registry(Protocol):
+    """Who wants to know which connections there are."""
+
+    def gone(self, shell: SmtpShell) -> None:
+        """The connection has ended."""
+        ...
+
+
+@implementer(IHandshakeListener, IPushProducer)
+class SmtpShell(TwistedProtocol):
+    """One connection of an SMTP, submission or LMTP listener."""
+
+    _client: ClientTransport
+
+    def __init__(self, site: Site, tls: ServerTls | None, registry: Registry) -> None:
+        self._site = site
+        self._tls = tls
+        self._registry = registry
+        self._clock: IReactorTime = site.clock
+        self._core = ServerConnection(lmtp=site.listener.protocol == "lmtp")
+        self._driver: Driver | None = None
+        self._waiting: Deferred[Step] | None = None
+        """The event that is being decided."""
+        self._spooling = False
+        """The disk is behind: no event is taken before it has caught up."""
+        self._handshaking = False
+        self._closing = False
+        self._lost = False
+        self._held_back = False
+        self._unread = False
+        """The client does not read its replies: nothing more is read from it."""
+        self._began = 0.0
+        self._heard = 0.0
+        self._octets = 0
+        self._timer: IDelayedCall | None = None
+
+    # --- the transport's calls ----------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """A client is there: greet it, or begin TLS where that is implicit."""
+        transport = self.transport
+        assert isinstance(transport, ClientTransport)
+        self._client = transport
+        listener = self._site.listener
+        self._began = self._heard = self._clock.seconds()
+        peer, host = transport.getPeer(), transport.getHost()
+        session = Session(
+            id=new_trace_id(),
+            listener=self._site.listener_id,
+            protocol=listener.protocol,
+            remote_ip=_plain_ip(peer.host),
+            remote_port=peer.port,
+            local_ip=_plain_ip(host.host),
+            local_port=host.port,
+            hostname=listener.hostname or "localhost",
+            tls_offered=self._tls is not None,
+        )
+        self._driver = Driver(self._site, self._core, session)
+        if listener.tls.implicit:
+            self._begin_tls()
+            return
+        transport.registerProducer(self, True)
+        self._arm(self._site_timeout())
+        self._settle(self._driver.open())
+
+    def dataReceived(self, data: bytes) -> None:
+        """Octets came: count them, hand them to the core, answer what they hold."""
+        if self._closing:
+            return
+        now = self._clock.seconds()
+        self._heard = now
+        self._octets += len(data)
+        driver = self._driver
+        assert driver is not None
+        parameters = driver.parameters
+        if parameters is not None:
+            if self._octets > parameters.transfer_limit:
+                self._end(driver.farewell(replies.TRANSFER_LIMIT))
+                return
+            if now - self._began > parameters.duration.total_seconds():
+                self._end(driver.farewell(replies.SESSION_TOO_LONG))
+                return
+        self._core.receive(data)
+        if self._waiting is None and not self._spooling:
+            self._pump()
+        elif not self._held_back:
+            # One read more than a pending decision may come in, and no further.
+            self._held_back = True
+            self._client.pauseProducing()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is agreed: greet now (implicit), or wait for the client's EHLO (STARTTLS)."""
+        driver = self._driver
+        if driver is None or not self._handshaking:
+            return
+        self._handshaking = False
+        self._disarm()
+        connection = self._client.getHandle()
+        assert isinstance(connection, Connection)
+        tls = agreed(connection)
+        self._client.registerProducer(self, True)
+        self._heard = self._clock.seconds()
+        self._arm(self._site_timeout())
+        if self._site.listener.tls.implicit:
+            driver.secured(tls)
+            self._settle(driver.open())
+        else:
+            self._settle(driver.tls_started(tls))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client is gone: nothing unfinished stays behind."""
+        self._lost = True
+        self._closing = True
+        self._disarm()
+        driver, waiting = self._driver, self._waiting
+        if driver is not None:
+            if waiting is not None and not driver.accepting:
+                waiting.cancel()
+            driver.lost()
+        self._registry.gone(self)
+
+    # --- the producer's side: the client's reading ----------------------------------
+
+    def pauseProducing(self) -> None:
+        """The client does not read: what is to be sent to it stays bounded."""
+        self._unread = True
+        self._client.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The client reads again."""
+        self._unread = False
+        if not self._held_back:
+            self._client.resumeProducing()
+        if self._waiting is None and not self._spooling and not self._closing:
+            self._pump()
+
+    def stopProducing(self) -> None:
+        """The transport is closing."""
+
+    # --- events and steps -------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Answer every event the core has; all replies leave in one write."""
+        driver = self._driver
+        assert driver is not None
+        next_event = self._core.next_event
+        out: list[bytes] = []
+        while not self._unread:
+            event = next_event()
+            if isinstance(event, Pending):
+                break
+            step = driver.take(event)
+            if isinstance(step, Deferred):
+                self._flush(out)
+                self._wait(step)
+                return
+            if step.octets:
+                out.append(step.octets)
+            if step.wait is not None:
+                self._flush(out)
+                self._catch_up(step.wait)
+                return
+            if step.then is not Then.GO_ON:
+                self._flush(out)
+                self._finish(step.then)
+                return
+        self._flush(out)
+
+    def _flush(self, out: list[bytes]) -> None:
+        if out and not self._lost:
+            self._client.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def _settle(self, step: Step | Deferred[Step]) -> None:
+        """Act on a step, now or when it is there."""
+        if isinstance(step, Deferred):
+            self._wait(step)
+            return
+        self._act(step)
+        if not self._closing and not self._handshaking:
+            self._pump()
+
+    def _act(self, step: Step) -> None:
+        if step.octets and not self._lost:
+            self._client.write(step.octets)
+        if step.then is not Then.GO_ON:
+            self._finish(step.then)
+
+    def _wait(self, step: Deferred[Step]) -> None:
+        self._waiting = step
+        step.addCallbacks(self._decided, self._broken)
+
+    def _decided(self, step: Step) -> None:
+        self._waiting = None
+        self._heard = self._clock.seconds()
+        if self._lost:
+            return
+        self._act(step)
+        self._go_on()
+
+    def _broken(self, failure: Failure) -> None:
+        """A decision ended without an answer: cancelled with its connection, or a mistake of ours."""
+        self._waiting = None
+        if not failure.check(CancelledError):
+            _log.failure("{event}", failure=failure, event="smtp.unexpected")
+            self._abort()
+
+    def _catch_up(self, wait: Deferred[None]) -> None:
+        self._spooling = True
+        wait.addBoth(self._caught_up)
+
+    def _caught_up(self, _: object) -> None:
+        self._spooling = False
+        self._heard = self._clock.seconds()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take up what came in meanwhile."""
+        if self._closing or self._handshaking:
+            return
+        self._pump()
+        if self._held_back and self._waiting is None and not self._spooling and not self._closing:
+            self._held_back = False
+            if not self._unread:
+                self._client.resumeProducing()
+
+    def _finish(self, then: Then) -> None:
+        if then is Then.START_TLS:
+            self._begin_tls()
+        else:
+            self._end(b"")
+
+    # --- TLS ----------------------------------------------------------------------------
+
+    def _begin_tls(self) -> None:
+        """Hand the transport over to TLS; the handshake has its own time limit."""
+        assert self._tls is not None
+        self._handshaking = True
+        self._disarm()
+        transport = self._client
+        if not self._site.listener.tls.implicit or self._octets:
+            transport.unregisterProducer()
+        transport.startTLS(self._tls, False)
+        # RFC 3207 4.2: what was sent in clear before TLS is not part of the session.
+        self._core.tls_started()
+        self._timer = self._clock.callLater(self._site.listener.tls.timeout.total_seconds(), self._abort)
+
+    # --- time -------------------------------------------------------------------------------
+
+    def _site_timeout(self) -> float:
+        parameters = self._driver.parameters if self._driver is not None else None
+        return parameters.timeout.total_seconds() if parameters is not None else 300.0
+
+    def _arm(self, seconds: float) -> None:
+        self._timer = self._clock.callLater(seconds, self._look_at_the_clock)
+
+    def _disarm(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            try:
+                timer.cancel()
+            except (AlreadyCalled, AlreadyCancelled):
+                pass
+
+    def _look_at_the_clock(self) -> None:
+        """One timer per connection, set again for the rest of the time: reading costs no timer."""
+        self._timer = None
+        driver = self._driver
+        if driver is None or self._closing:
+            return
+        now = self._clock.seconds()
+        limit = self._site_timeout()
+        silent = now - self._heard
+        busy = self._waiting is not None or self._spooling
+        if driver.parameters is not None and now - self._began > driver.parameters.duration.total_seconds():
+            if not busy:
+                self._end(driver.farewell(replies.SESSION_TOO_LONG))
+                return
+            self._arm(1.0)
+            return
+        if silent >= limit and not busy:
+            self._end(driver.farewell(replies.inactive(driver.session.hostname)))
+            return
+        rest = limit if busy else limit - silent
+        if driver.parameters is not None:
+            rest = min(rest, driver.parameters.duration.total_seconds() - (now - self._began) + 0.001)
+        self._arm(max(rest, 0.001))
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def shut_down(self) -> None:
+        """The server stops: say so and close, after the message that is being committed has its answer."""
+        driver = self._driver
+        if self._closing or driver is None:
+            return
+        if driver.accepting and self._waiting is not None:
+            self._waiting.addBoth(self._shut_down_after)
+            return
+        if self._handshaking:
+            self._abort()
+            return
+        self._end(driver.farewell(replies.SHUTTING_DOWN))
+
+    def _shut_down_after(self, outcome: object) -> object:
+        driver = self._driver
+        if driver is not None and not self._closing:
+            self._end(driver.farewell(replies.SHUTTING_DOWN))
+        return outcome
+
+    def _end(self, farewell: bytes) -> None:
+        """Close after everything written has been sent; a client that does not read is cut off."""
+        if self._closing:
+            return
+        self._closing = True
+        self._disarm()
+        transport = self._client
+        if farewell:
+            transport.write(farewell)
+        transport.unregisterProducer()
+        transport.loseConnection()
+        if not self._lost:
+            self._timer = self._clock.callLater(_FAREWELL_SECONDS, self._abort)
+
+    def _abort(self) -> None:
+        self._closing = True
+        self._disarm()
+        self._client.abortConnection()
+
+
+def _plain_ip(host: str) -> str:
+    """An address as operators write it: IPv4-mapped IPv6 becomes plain IPv4."""
+    return host[7:] if host.startswith("::ffff:") and "." in host else host.partition("%")[0]

@@ -1,0 +1,110 @@
+"""One line for each event: time, level, event name, then `key=value` pairs.
+
+    2026-11-20T11:00:00.123Z info queue.queue-message queueId=01a2... trace=k3v7... to=[a@b.test]
+
+The rooms log through Twisted's logger with the fields of an event; this
+observer is what writes them. A value with white space, quotes or an equals
+sign in it is quoted as JSON; control characters cannot break a line. What
+libraries log as a text becomes `log text=...`. Tracebacks follow indented.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+# What Twisted puts into every event beside ours.
+_INTERNAL = frozenset(
+    {
+        "event",
+        "log_format",
+        "log_level",
+        "log_logger",
+        "log_namespace",
+        "log_source",
+        "log_system",
+        "log_time",
+        "log_failure",
+        "log_text",
+        "log_trace",
+        "log_flattened",
+        "log_io",
+        "log_text",
+        "isError",
+        "failure",
+        "why",
+        "message",
+        "time",
+        "system",
+        "format",
+        "logLevel",
+        "printed",
+        "log_legacy",
+    }
+)
+_PLAIN = frozenset(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-+@:/<>[]{}()*,;!#$%&'?^`|~\\"
+)
+
+
+@implementer(ILogObserver)
+class LineObserver:
+    """Writes events to a text file, one line each."""
+
+    def __init__(self, out: TextIO, *, debug: bool = False) -> None:
+        """`debug` writes events of level debug too."""
+        self._out = out
+        self._write: Callable[[str], int] = out.write
+        self._debug = debug
+        self._second = -1
+        self._stamp = ""
+
+    def __call__(self, event: LogEvent) -> None:
+        """Write one event."""
+        level = event.get("log_level", LogLevel.info)
+        if level is LogLevel.debug and not self._debug:
+            return
+        self._write(self.line(event, level.name))
+        self._out.flush()
+
+    def line(self, event: LogEvent, level: str) -> str:
+        """One event as a line, newline included."""
+        name = event.get("event")
+        parts = [self._time(event.get("log_time", 0.0)), level, str(name) if name else "log"]
+        if name is None:
+            parts.append("text=" + value_text(formatEvent(event)))
+            namespace = event.get("log_namespace")
+            if namespace:
+                parts.append("from=" + value_text(namespace))
+        for key, value in event.items():
+            if key not in _INTERNAL and (name is not None or not key.startswith("log_")):
+                if name is not None:
+                    parts.append(f"{key}={value_text(value)}")
+        text = " ".join(parts) + "\n"
+        failure = event.get("log_failure") or event.get("failure")
+        if isinstance(failure, Failure):
+            text += "".join(f"    {row}\n" for row in failure.getTraceback().splitlines())
+        return text
+
+    def _time(self, epoch_seconds: float) -> str:
+        second = int(epoch_seconds)
+        if second != self._second:
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second
+        return f"{self._stamp}.{int((epoch_seconds - second) * 1000):03d}Z"
+
+
+def value_text(value: object) -> str:
+    """One value for a log line: plain where it can be, else in JSON's quotes."""
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return "[" + ",".join(value_text(each) for each in value) + "]"
+    text = value if isinstance(value, str) else str(value)
+    if text and _PLAIN.issuperset(text):
+        return text
+    return json.dumps(text, ensure_ascii=True)

@@ -1,0 +1,154 @@
+"""A finished transaction into the queue (RFC 5321 6.1).
+
+The only way a message of a session becomes mailgate's own: the header block
+is put above it, and 250 is answered only after the store has said that the
+message is on disk for good (I1). Whatever goes wrong before leaves nothing
+behind and is a 4xx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.logger import Logger
+
+from mailgate.mail import replies
+from mailgate.mail.reply import Reply
+from mailgate.mail.transaction import Transaction
+from mailgate.mail.unknown import Unknown
+from mailgate.mail.verdict import Reason, Refuse
+from mailgate.queue.enqueue import Arrival, Schedules, queued_recipients
+from mailgate.queue.item import NewMessage, Source, queue_id_text
+from mailgate.queue.store import QueueStore, Spool, StoreFailed, StoreFull
+from mailgate.session import trace
+from mailgate.session.context import MessageContext
+from mailgate.session.unanswered import unanswered
+
+_log = Logger(namespace="mailgate.session")
+
+
+class Acceptance:
+    """Puts messages into the queue, for all listeners of one generation."""
+
+    def __init__(
+        self, store: QueueStore, schedules: Schedules, wall: Callable[[], float], queued: Callable[[], None]
+    ) -> None:
+        """`queued` is called after each commit: there is something to deliver."""
+        self._store = store
+        self._schedules = schedules
+        self._wall = wall
+        self._queued = queued
+        self._dates = trace.DateText()
+
+    async def accept(self, context: MessageContext, transaction: Transaction, spool: Spool) -> Reply | Refuse:
+        """Keep the message for good and answer 250, or refuse for now with nothing kept.
+
+        The spool belongs to this call: it is either committed or discarded.
+        """
+        try:
+            prefix = await self._header_block(context, transaction)
+        except BaseException:
+            spool.discard()
+            raise
+        if isinstance(prefix, Refuse):
+            spool.discard()
+            return prefix
+        now = self._wall()
+        created_ms = int(now * 1000)
+        session = context.session
+        source = Source.UNAUTHENTICATED if session.identity is None else Source.AUTHENTICATED
+        parameters = transaction.parameters
+        hold_ms = transaction.hold_seconds * 1000
+        size_octets = len(prefix) + spool.size_octets
+        try:
+            arrival = Arrival(
+                created_ms=created_ms,
+                return_path=transaction.reverse_path.stored,
+                source=source,
+                size_octets=size_octets,
+                priority=parameters.priority or 0,
+                hold_ms=hold_ms,
+                deliver_by=parameters.deliver_by,
+                from_ip=session.remote_ip,
+                via_port=session.local_port,
+            )
+            recipients = await queued_recipients(arrival, transaction.recipients, self._schedules)
+        except BaseException:
+            spool.discard()
+            raise
+        try:
+            content = await spool.finish()
+            await self._store.commit(
+                NewMessage(
+                    id=context.queue_id,
+                    created_ms=created_ms,
+                    prefix=prefix,
+                    content=content,
+                    return_path=arrival.return_path,
+                    source=source,
+                    recipients=recipients,
+                    trace=transaction.trace_id,
+                    env_id=parameters.envid,
+                    ret=parameters.ret,
+                    smtputf8=parameters.smtputf8,
+                    requiretls=parameters.requiretls,
+                    body=parameters.body,
+                    priority=arrival.priority,
+                    hold_ms=hold_ms,
+                    deliver_by=parameters.deliver_by,
+                    from_ip=arrival.from_ip,
+                    via_port=arrival.via_port,
+                )
+            )
+        except StoreFull as failure:
+            return Refuse(replies.QUEUE_FULL, Reason.QUEUE_FULL, detail=str(failure))
+        except StoreFailed as failure:
+            return Refuse(replies.QUEUE_FAILED, Reason.QUEUE_FAILED, detail=str(failure))
+        self._queued()
+        queue_id = queue_id_text(context.queue_id)
+        _log.info(
+            "{event}",
+            event="queue.queue-message" if session.identity is None else "queue.queue-message-authenticated",
+            queueId=queue_id,
+            trace=transaction.trace_id,
+            **{"from": arrival.return_path or "<>"},
+            to=[recipient.address for recipient in recipients],
+            size=size_octets,
+            listener=session.listener,
+            remoteIp=session.remote_ip,
+        )
+        return replies.queued(queue_id)
+
+    async def _header_block(self, context: MessageContext, transaction: Transaction) -> bytes | Refuse:
+        """The fields mailgate adds, top first: Received, Return-Path, Date, Message-ID."""
+        rules = context.rules.data.add_headers
+        fields = b""
+        date = self._dates.at(self._wall())
+        for choice, make in (
+            (rules.received, _received),
+            (rules.return_path, _return_path),
+            (rules.date, _date),
+            (rules.message_id, _message_id),
+        ):
+            wanted = await choice.value(context)
+            if isinstance(wanted, Unknown):
+                return unanswered(wanted, choice.key)
+            if wanted:
+                fields += make(context, transaction, date)
+        return fields
+
+
+def _received(context: MessageContext, transaction: Transaction, date: str) -> bytes:
+    return trace.received(context.session, context.queue_id, date)
+
+
+def _return_path(context: MessageContext, transaction: Transaction, date: str) -> bytes:
+    return trace.return_path(transaction.reverse_path)
+
+
+def _date(context: MessageContext, transaction: Transaction, date: str) -> bytes:
+    return b"" if context.header.has(b"date") else trace.date_field(date)
+
+
+def _message_id(context: MessageContext, transaction: Transaction, date: str) -> bytes:
+    return b"" if context.header.has(b"message-id") else trace.message_id(context.session.hostname)

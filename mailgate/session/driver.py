@@ -1,0 +1,733 @@
+"""One session: events from the protocol core become stages, verdicts become replies.
+
+The only place where a `Session` or `Transaction` is replaced. `take` answers
+each event with a `Step` (octets to send, and what to do then), at once while
+nothing waits, else by a Deferred. While an event is not answered the core
+gives no further one, so replies leave in the order of their commands (I2).
+
+What goes wrong in a stage without being a verdict becomes 451 4.3.0 here, is
+logged with the session's id, and leaves the transaction as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from enum import Enum
+from time import perf_counter_ns
+from typing import NamedTuple, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from mailgate.decisions.entry import Kind, Trail
+from mailgate.lookup.directory import Denied
+from mailgate.mail import replies
+from mailgate.mail.envelope import Body
+from mailgate.mail.header import Header
+from mailgate.mail.path import Path
+from mailgate.mail.reply import Reply
+from mailgate.mail.session import Session, Stage, Tls
+from mailgate.mail.transaction import Transaction
+from mailgate.mail.unknown import Unknown
+from mailgate.mail.verdict import Discard, Proceed, Reason, Refuse, Verdict
+from mailgate.queue.store import Spool
+from mailgate.session import apply
+from mailgate.session.chain import Policy, chain, settle
+from mailgate.session.context import (
+    AuthContext,
+    ConnectContext,
+    Context,
+    DataContext,
+    EhloContext,
+    MailContext,
+    MessageContext,
+    RcptContext,
+    VrfyContext,
+)
+from mailgate.session.parameters import (
+    ConnectionParameters,
+    TransactionParameters,
+    connection_parameters,
+    transaction_parameters,
+)
+from mailgate.session.site import Site
+from mailgate.session.stages import auth, connect, data, ehlo, mail, rcpt, vrfy
+from mailgate.session.trace_id import new_trace_id
+from mailgate.session.unanswered import unanswered
+from mailgate.wire.smtp.command import (
+    Auth,
+    AuthResponse,
+    Bdat,
+    ChunkEnd,
+    Data,
+    DataChunk,
+    DataEnd,
+    Ehlo,
+    Event,
+    Expn,
+    Help,
+    Mail,
+    Noop,
+    Quit,
+    Rcpt,
+    Rejected,
+    Rset,
+    StartTls,
+    Vrfy,
+)
+from mailgate.wire.smtp.extension import ehlo_reply, helo_reply
+from mailgate.wire.smtp.sasl import Broken, Challenge, Credentials, Exchange, exchange
+from mailgate.wire.smtp.sasl import Step as Turn
+from mailgate.wire.smtp.server import BareNewline, ServerConnection
+
+_log = Logger(namespace="mailgate.session")
+
+C = TypeVar("C", bound=Context)
+
+
+class Then(Enum):
+    """What the shell does after it has sent a step's octets."""
+
+    GO_ON = 0
+    CLOSE = 1
+    START_TLS = 2
+
+
+class Step(NamedTuple):
+    """The answer to one event."""
+
+    octets: bytes
+    then: Then = Then.GO_ON
+    wait: Deferred[None] | None = None
+    """Read no more before this fires: the disk is behind."""
+
+
+NOTHING = Step(b"")
+CLOSE_SILENTLY = Step(b"", Then.CLOSE)
+
+
+class Driver:
+    """The decisions of one connection, in order."""
+
+    def __init__(self, site: Site, core: ServerConnection, session: Session) -> None:
+        self._site = site
+        self._core = core
+        self.session = session
+        self.parameters: ConnectionParameters | None = None
+        """Known once `open` has answered with a greeting."""
+        self.accepting = False
+        """A message is being committed: its outcome must be awaited."""
+        self._trail = Trail(session.id, self._now_ms())
+        self._began_ns = 0
+        self._transaction: Transaction | None = None
+        self._limits: TransactionParameters | None = None
+        self._tx_trail: Trail | None = None
+        self._exchange: Exchange | None = None
+        self._spool: Spool | None = None
+        self._queue_id = 0
+        self._too_big = False
+        self._chunks = False
+        self._chunk_refusal: Reply | None = None
+        """Why the present BDAT chunk is thrown away."""
+        self._chunks_failed = False
+        self._takers: dict[type[object], Callable[..., Coroutine[Deferred[object], None, Step]]] = {
+            Ehlo: self._ehlo,
+            StartTls: self._start_tls,
+            Auth: self._auth,
+            AuthResponse: self._auth_response,
+            Mail: self._mail,
+            Rcpt: self._rcpt,
+            Data: self._data,
+            DataEnd: self._data_end,
+            ChunkEnd: self._chunk_end,
+            Rset: self._rset,
+            Noop: self._noop,
+            Help: self._help,
+            Vrfy: self._vrfy,
+            Expn: self._expn,
+            Quit: self._quit,
+            Rejected: self._rejected,
+        }
+
+    # --- what the shell calls ---------------------------------------------------
+
+    def open(self) -> Step | Deferred[Step]:
+        """The connection is there (and in TLS, where TLS is implicit): the greeting, or a refusal and the end."""
+        return settle(self._guarded(self._connect(), close=True))
+
+    def take(self, event: Event) -> Step | Deferred[Step]:
+        """Answer one event of the core."""
+        if type(event) is DataChunk:
+            return self._chunk(event.octets)
+        if type(event) is Bdat:
+            return self._bdat(event)
+        return settle(self._guarded(self._takers[type(event)](event)))
+
+    def secured(self, tls: Tls) -> None:
+        """TLS is on before the greeting (implicit TLS)."""
+        self.session = replace(self.session, tls=tls)
+
+    def tls_started(self, tls: Tls) -> Step | Deferred[Step]:
+        """TLS is on after STARTTLS: what the client said before is forgotten (RFC 3207 4.2)."""
+        self._end_transaction("starttls")
+        self._exchange = None
+        self.session = replace(self.session, tls=tls, helo=None, extended=False, identity=None)
+        return settle(self._guarded(self._after_tls(), close=True))
+
+    def farewell(self, reply: Reply) -> bytes:
+        """A last reply outside the order of commands: time-outs, limits, shutdown."""
+        trace_id = self._transaction.trace_id if self._transaction is not None else self.session.id
+        self._log_refusal("session", reply, Reason.TIME_LIMIT.value, "", trace_id)
+        return reply.wire(trace_id)
+
+    def lost(self) -> None:
+        """The connection is gone: an unfinished transaction leaves nothing behind."""
+        self._end_transaction("connection lost")
+        self._exchange = None
+
+    # --- saying things ----------------------------------------------------------
+
+    def _now_ms(self) -> int:
+        return int(self._site.wall() * 1000)
+
+    def _say(self, reply: Reply, then: Then = Then.GO_ON) -> Step:
+        """A positive reply, or one that needs no record."""
+        transaction = self._transaction
+        trace_id = transaction.trace_id if transaction is not None else self.session.id
+        return Step(self._core.reply(reply, trace_id=trace_id), then)
+
+    def _refuse(self, refusal: Refuse | Discard, stage: str, trail: Trail, subject: str = "") -> Step:
+        """Answer a verdict that is not `Proceed`, log it, and record it when no transaction will."""
+        reply = refusal.reply or replies.OK
+        if isinstance(refusal, Discard):
+            return Step(self._core.reply(reply, trace_id=trail.trace_id))
+        self._log_refusal(stage, reply, refusal.reason.value, refusal.detail, trail.trace_id, subject)
+        if trail is not self._tx_trail:
+            self._record(Kind.SESSION, trail, (reply,), refusal.reason.value)
+        return Step(self._core.reply(reply, trace_id=trail.trace_id), Then.CLOSE if refusal.close else Then.GO_ON)
+
+    def _log_refusal(
+        self, stage: str, reply: Reply, reason: str, detail: str, trace_id: str, subject: str = ""
+    ) -> None:
+        _log.info(
+            "{event}",
+            event="policy.unknown" if reason == Reason.UNKNOWN_ANSWER.value else f"smtp.{stage}-refused",
+            trace=trace_id,
+            listener=self.session.listener,
+            remoteIp=self.session.remote_ip,
+            code=f"{reply.code} {reply.enhanced}",
+            reason=reason,
+            **({"detail": detail} if detail else {}),
+            **({"about": subject} if subject else {}),
+        )
+
+    def _record(
+        self, kind: Kind, trail: Trail, said: tuple[Reply, ...], reason: str, size_octets: int | None = None
+    ) -> None:
+        ring = self._site.ring
+        if ring is not None:
+            ring.record(
+                kind,
+                trail,
+                self.session,
+                replies=said,
+                reason=reason,
+                queue_id=self._queue_id or None,
+                size_octets=size_octets,
+            )
+        if trail is self._trail:
+            self._trail = Trail(self.session.id, self._now_ms())
+
+    async def _guarded(self, answer: Coroutine[Deferred[object], None, Step], close: bool = False) -> Step:
+        """Turn what nobody foresaw into 451 (I4, I5)."""
+        try:
+            return await answer
+        except CancelledError:
+            raise
+        except Exception:
+            _log.failure("{event} trace={trace}", event="smtp.unexpected", trace=self.session.id)
+            self._discard_spool()
+            return self._say(replies.TRY_LATER, Then.CLOSE if close else Then.GO_ON)
+
+    async def _judge(self, policies: tuple[Policy[C], ...], context: C) -> Verdict:
+        """Run a stage's chain and add what it cost to the trail."""
+        began = perf_counter_ns()
+        site = self._site
+        parameters = self.parameters
+        assert parameters is not None
+        verdict = await chain(policies, context, parameters.timeout, site.clock)
+        micros = (perf_counter_ns() - began) // 1000
+        if isinstance(verdict, Proceed):
+            context.trail.add(context.stage.value, "all policies", "", (), "proceed", micros)
+        return verdict
+
+    # --- connect ----------------------------------------------------------------
+
+    async def _connect(self) -> Step:
+        refusal = await self._evaluate_parameters()
+        if refusal is not None:
+            return self._refuse(refusal, "connect", self._trail)
+        context = ConnectContext(self.session, self._site.rules, self._site.ports, self._trail, Stage.CONNECT)
+        name = await connect.hostname(context, self._site.listener.hostname)
+        if isinstance(name, Refuse):
+            return self._refuse(name, "connect", self._trail)
+        self.session = replace(self.session, hostname=name)
+        context = replace(context, session=self.session)
+        greeting = await connect.greeting(context, self._site.listener.greeting)
+        if isinstance(greeting, Refuse):
+            return self._refuse(greeting, "connect", self._trail)
+        return Step(greeting.wire())
+
+    async def _evaluate_parameters(self) -> Refuse | None:
+        """Evaluate the session's parameters, at connect and again after STARTTLS."""
+        context = ConnectContext(self.session, self._site.rules, self._site.ports, self._trail, Stage.CONNECT)
+        parameters = await connection_parameters(self._site.rules, context)
+        if isinstance(parameters, Unknown):
+            return connect.cannot_serve(parameters, "session")
+        self.parameters = parameters
+        self._core.bare_newline = BareNewline.NORMALIZE if parameters.normalize_newlines else BareNewline.REJECT
+        return None
+
+    # --- EHLO, STARTTLS ---------------------------------------------------------
+
+    async def _ehlo(self, event: Ehlo) -> Step:
+        assert self.parameters is not None
+        context = EhloContext(
+            self.session,
+            self._site.rules,
+            self._site.ports,
+            self._trail,
+            Stage.EHLO,
+            self.parameters,
+            event.verb,
+            event.name,
+        )
+        verdict = await self._judge(ehlo.POLICIES, context)
+        if not isinstance(verdict, Proceed):
+            return self._refuse(verdict, "ehlo", self._trail, event.name)
+        greeted = replace(self.session, helo=event.name or "null", extended=event.verb != "HELO")
+        if event.verb == "HELO":
+            answer = helo_reply(self.session.hostname)
+        else:
+            offered = await ehlo.capabilities(replace(context, session=greeted))
+            if isinstance(offered, Refuse):
+                return self._refuse(offered, "ehlo", self._trail, event.name)
+            answer = ehlo_reply(self.session.hostname, offered, int(self._site.wall()))
+        self._end_transaction("ehlo")
+        self.session = greeted
+        return self._say(answer)
+
+    async def _start_tls(self, event: StartTls) -> Step:
+        if self.session.tls is not None:
+            return self._refuse(Refuse(replies.TLS_ALREADY, Reason.SEQUENCE), "starttls", self._trail)
+        if not self.session.tls_offered:
+            return self._refuse(Refuse(replies.TLS_NOT_OFFERED, Reason.SEQUENCE), "starttls", self._trail)
+        return self._say(replies.TLS_READY, Then.START_TLS)
+
+    async def _after_tls(self) -> Step:
+        refusal = await self._evaluate_parameters()
+        if refusal is None:
+            return NOTHING
+        step = self._refuse(refusal, "starttls", self._trail)
+        return Step(refusal.reply.wire(self.session.id), step.then)
+
+    # --- AUTH -------------------------------------------------------------------
+
+    async def _auth(self, event: Auth) -> Step:
+        assert self.parameters is not None
+        context = AuthContext(
+            self.session,
+            self._site.rules,
+            self._site.ports,
+            self._trail,
+            Stage.AUTH,
+            self.parameters,
+            event.mechanism,
+            self._transaction is not None,
+        )
+        verdict = await self._judge(auth.POLICIES, context)
+        if not isinstance(verdict, Proceed):
+            return self._refuse(verdict, "auth", self._trail, event.mechanism)
+        self._exchange = begun = exchange(event.mechanism)
+        if begun is None:
+            return self._refuse(
+                Refuse(replies.AUTH_UNKNOWN_MECHANISM, Reason.AUTH_NOT_AVAILABLE), "auth", self._trail, event.mechanism
+            )
+        return await self._auth_turn(begun.start(event.initial))
+
+    async def _auth_response(self, event: AuthResponse) -> Step:
+        begun = self._exchange
+        if begun is None or event.too_long:
+            return await self._auth_turn(Broken.MALFORMED)
+        return await self._auth_turn(begun.respond(event.line))
+
+    async def _auth_turn(self, turn: Turn) -> Step:
+        """One turn of a SASL exchange: ask on, check the credentials, or give up."""
+        if isinstance(turn, Challenge):
+            return self._say(replies.challenge(turn.text))
+        self._exchange = None
+        if turn is Broken.CANCELLED:
+            return self._refuse(Refuse(replies.AUTH_CANCELLED, Reason.AUTH_FAILED), "auth", self._trail)
+        if not isinstance(turn, Credentials):
+            return await self._auth_error(Refuse(replies.AUTH_MALFORMED, Reason.AUTH_FAILED))
+        assert self.parameters is not None
+        name = self.parameters.auth_directory
+        directory = self._site.ports.directories.find(name) if isinstance(name, str) else None
+        if directory is None or isinstance(directory, Unknown):
+            return self._refuse(Refuse(replies.AUTH_NOT_AVAILABLE, Reason.AUTH_NOT_AVAILABLE), "auth", self._trail)
+        identity = await directory.authenticate(turn.login, turn.secret)
+        if isinstance(identity, Unknown):
+            refusal = unanswered(
+                identity,
+                f"directory.{directory.id}",
+                temporary=replies.AUTH_UNKNOWN,
+                rejected=replies.AUTH_FAILED,
+            )
+            return self._refuse(refusal, "auth", self._trail)
+        if identity is Denied.MAY_NOT_SEND:
+            return self._refuse(Refuse(replies.AUTH_MAY_NOT_SEND, Reason.AUTH_FAILED), "auth", self._trail, turn.login)
+        if isinstance(identity, Denied):
+            return await self._auth_error(Refuse(replies.AUTH_FAILED, Reason.AUTH_FAILED), turn.login)
+        self.session = replace(self.session, identity=identity)
+        refused = await self._evaluate_parameters()
+        if refused is not None:
+            return self._refuse(refused, "auth", self._trail)
+        self._trail.add(Stage.AUTH.value, "credentials", "", (("login", identity.login),), "accepted", 0)
+        _log.info(
+            "{event}",
+            event="auth.success",
+            trace=self.session.id,
+            listener=self.session.listener,
+            remoteIp=self.session.remote_ip,
+            login=identity.login,
+        )
+        return self._say(replies.AUTH_OK)
+
+    async def _auth_error(self, refusal: Refuse, login: str = "") -> Step:
+        """An error that counts: wait, answer, and after too many of them close."""
+        assert self.parameters is not None
+        wait = self.parameters.auth_errors_wait
+        total = self.parameters.auth_errors_total
+        for value, key in ((wait, "session.auth.errors.wait"), (total, "session.auth.errors.total")):
+            if isinstance(value, Unknown):
+                return self._refuse(unanswered(value, key, temporary=replies.AUTH_UNKNOWN), "auth", self._trail)
+        assert not isinstance(wait, Unknown)
+        assert not isinstance(total, Unknown)
+        await self._pause(wait.total_seconds())
+        self.session = replace(self.session, auth_errors=self.session.auth_errors + 1)
+        if self.session.auth_errors < total:
+            return self._refuse(refusal, "auth", self._trail, login)
+        self._trail.add(Stage.AUTH.value, "session.auth.errors.total", "", (("errors", total),), "close", 0)
+        step = self._refuse(refusal, "auth", self._trail, login)
+        return Step(step.octets + replies.AUTH_TOO_MANY_ERRORS.wire(self.session.id), Then.CLOSE)
+
+    async def _pause(self, seconds: float) -> None:
+        await deferLater(self._site.clock, seconds)
+
+    # --- MAIL, RCPT -------------------------------------------------------------
+
+    async def _mail(self, event: Mail) -> Step:
+        assert self.parameters is not None
+        open_transaction = self._transaction
+        trace_id = open_transaction.trace_id if open_transaction is not None else new_trace_id()
+        now = self._site.wall()
+        trail = Trail(trace_id, int(now * 1000))
+        trail.sender = event.path.text
+        parameters = event.parameters
+        hold_seconds = 0
+        if parameters.hold_seconds is not None:
+            hold_seconds = parameters.hold_seconds
+        elif parameters.hold_until is not None:
+            hold_seconds = max(0, int(parameters.hold_until.epoch_seconds - now))
+        site = self._site
+        context = MailContext(
+            self.session,
+            site.rules,
+            site.ports,
+            trail,
+            Stage.MAIL,
+            open_transaction,
+            self.parameters,
+            event.path,
+            parameters,
+            hold_seconds,
+        )
+        verdict = await self._judge(mail.POLICIES, context)
+        if not isinstance(verdict, Proceed):
+            return self._refuse(verdict, "mail", trail, event.path.text or "<>")
+        path = event.path
+        if verdict.changes:
+            path = apply.reverse_path(path, verdict.changes)
+            context = context.changed(verdict.changes)
+        self._limits = await transaction_parameters(site.rules, context)
+        self._transaction = Transaction(trace_id, path, parameters, hold_seconds=hold_seconds)
+        self._tx_trail = trail
+        self._core.binary_body = parameters.body is Body.BINARY
+        return Step(self._core.reply(replies.SENDER_OK))
+
+    async def _rcpt(self, event: Rcpt) -> Step:
+        transaction = self._transaction
+        trail = self._tx_trail if transaction is not None and self._tx_trail is not None else self._trail
+        path = event.path
+        if not path.domain:
+            path = Path(path.local, self._site.default_domain)
+        context = RcptContext(
+            self.session,
+            self._site.rules,
+            self._site.ports,
+            trail,
+            Stage.RCPT,
+            transaction,
+            self._limits,
+            path,
+            event.parameters,
+        )
+        verdict = await self._judge(rcpt.POLICIES, context)
+        if isinstance(verdict, Proceed) and transaction is not None:
+            self._transaction = apply.with_recipient(transaction, path, event.parameters, verdict.changes)
+            trail.add_recipient(path.text, "250 2.1.5")
+            return Step(self._core.reply(replies.RECIPIENT_OK))
+        if isinstance(verdict, Discard) and transaction is not None:
+            # There already: answered like the first, not added again.
+            self._transaction = replace(transaction, replies_due=transaction.replies_due + 1)
+            return Step(self._core.reply(replies.RECIPIENT_OK))
+        if not isinstance(verdict, Refuse):
+            verdict = rcpt.NO_TRANSACTION
+        trail.add_recipient(path.text, f"{verdict.reply.code} {verdict.reply.enhanced}")
+        if verdict.reason in (Reason.MAILBOX_UNKNOWN, Reason.RELAY_DENIED):
+            return await self._rcpt_error(verdict, trail, path)
+        return self._refuse(verdict, "rcpt", trail, path.text)
+
+    async def _rcpt_error(self, refusal: Refuse, trail: Trail, path: Path) -> Step:
+        """A bad recipient: wait, count, and after too many of them close."""
+        limits = self._limits
+        wait = limits.errors_wait if limits is not None else None
+        total = limits.errors_total if limits is not None else None
+        if isinstance(wait, Unknown):
+            return self._refuse(unanswered(wait, "session.rcpt.errors.wait"), "rcpt", trail, path.text)
+        if isinstance(total, Unknown):
+            return self._refuse(unanswered(total, "session.rcpt.errors.total"), "rcpt", trail, path.text)
+        if wait is None or total is None:
+            return self._refuse(refusal, "rcpt", trail, path.text)
+        await self._pause(wait.total_seconds())
+        self.session = replace(self.session, rcpt_errors=self.session.rcpt_errors + 1)
+        if self.session.rcpt_errors >= total:
+            trail.add(Stage.RCPT.value, "session.rcpt.errors.total", "", (("errors", total),), "close", 0)
+            refusal = Refuse(replies.TOO_MANY_ERRORS, Reason.TOO_MANY_ERRORS, close=True)
+        return self._refuse(refusal, "rcpt", trail, path.text)
+
+    # --- DATA, BDAT -------------------------------------------------------------
+
+    def _data_context(self, chunking: bool) -> DataContext:
+        return DataContext(
+            self.session,
+            self._site.rules,
+            self._site.ports,
+            self._tx_trail or self._trail,
+            Stage.DATA,
+            self._transaction,
+            self._limits,
+            chunking,
+            self._chunks,
+        )
+
+    async def _data(self, event: Data) -> Step:
+        context = self._data_context(chunking=False)
+        verdict = await self._judge(data.BEFORE, context)
+        if not isinstance(verdict, Proceed):
+            return self._refuse(verdict, "data", context.trail)
+        assert self._limits is not None
+        if isinstance(self._limits.size, Unknown):
+            return self._refuse(unanswered(self._limits.size, "session.data.limits.size"), "data", context.trail)
+        self._begin_message()
+        return Step(self._core.reply(replies.START_DATA))
+
+    def _begin_message(self) -> Spool:
+        self._queue_id = self._site.store.new_id()
+        self._too_big = False
+        self._spool = spool = self._site.store.spool(self._queue_id)
+        return spool
+
+    def _chunk(self, octets: bytes) -> Step:
+        """Message octets, of DATA or BDAT alike."""
+        spool = self._spool
+        if spool is None or self._chunk_refusal is not None:
+            return NOTHING
+        limit = self._limits.size if self._limits is not None else 0
+        assert not isinstance(limit, Unknown)
+        if spool.size_octets + len(octets) > limit:
+            self._too_big = True
+            self._discard_spool()
+            return NOTHING
+        wait = spool.write(octets)
+        return NOTHING if wait is None else Step(b"", Then.GO_ON, wait)
+
+    async def _data_end(self, event: DataEnd) -> Step:
+        return await self._complete(event.bare_newline)
+
+    def _bdat(self, event: Bdat) -> Step:
+        """A chunk is announced: it will be read to its end, kept or not."""
+        self._chunk_refusal = None
+        limit = self._limits.size if self._limits is not None else None
+        if self._transaction is None or not self._transaction.recipients or limit is None:
+            self._chunk_refusal = replies.RCPT_FIRST
+        elif self._chunks_failed:
+            self._chunk_refusal = replies.BDAT_FAILED_BEFORE
+        elif isinstance(limit, Unknown):
+            self._chunk_refusal = replies.UNKNOWN_ANSWER
+        else:
+            spool = self._spool if self._spool is not None else self._begin_message()
+            if spool.size_octets + event.size > limit:
+                self._chunk_refusal = replies.MESSAGE_TOO_BIG
+        return NOTHING
+
+    async def _chunk_end(self, event: ChunkEnd) -> Step:
+        refusal = self._chunk_refusal
+        self._chunk_refusal = None
+        context = self._data_context(chunking=True)
+        self._chunks = self._transaction is not None
+        if refusal is None:
+            verdict = await self._judge(data.BEFORE_CHUNK, context)
+            if not isinstance(verdict, Proceed):
+                self._discard_spool()
+                self._chunks_failed = not event.last
+                return self._refuse(verdict, "data", context.trail)
+            if not event.last:
+                return Step(self._core.reply(replies.CHUNK_OK))
+            return await self._complete(event.bare_newline)
+        self._discard_spool()
+        self._chunks_failed = self._transaction is not None and not event.last
+        reason = Reason.MESSAGE_TOO_BIG if refusal is replies.MESSAGE_TOO_BIG else Reason.SEQUENCE
+        said = Refuse(refusal, reason)
+        if refusal is replies.MESSAGE_TOO_BIG and event.last:
+            return self._finish(said, context.trail)
+        return self._refuse(said, "data", context.trail)
+
+    async def _complete(self, bare_newline: bool) -> Step:
+        """The message is whole: judge it, keep it, and answer its final reply."""
+        transaction, trail, spool = self._transaction, self._tx_trail, self._spool
+        assert transaction is not None
+        assert trail is not None
+        self._spool = None
+        context = MessageContext(
+            self.session,
+            self._site.rules,
+            self._site.ports,
+            trail,
+            Stage.DATA,
+            transaction,
+            self._limits,
+            self._chunks,
+            self._chunks,
+            self._queue_id,
+            spool.size_octets if spool is not None else 0,
+            Header(spool.head()) if spool is not None else Header(b""),
+            bare_newline,
+            self._too_big,
+        )
+        self.accepting = True
+        try:
+            verdict = await self._judge(data.POLICIES, context)
+            if spool is None or not isinstance(verdict, Proceed):
+                if spool is not None:
+                    spool.discard()
+                outcome: Reply | Refuse | Discard = verdict if not isinstance(verdict, Proceed) else data.TOO_BIG
+            else:
+                outcome = await self._site.acceptance.accept(context, transaction, spool)
+        except Exception:
+            if spool is not None:
+                spool.discard()
+            _log.failure("{event} trace={trace}", event="smtp.unexpected", trace=transaction.trace_id)
+            outcome = Refuse(replies.TRY_LATER, Reason.UNEXPECTED)
+        finally:
+            self.accepting = False
+        return self._finish(outcome, trail, context.size_octets)
+
+    def _finish(self, outcome: Reply | Refuse | Discard, trail: Trail, size_octets: int | None = None) -> Step:
+        """Give the final reply (on LMTP one for each accepted RCPT) and end the transaction."""
+        transaction = self._transaction
+        assert transaction is not None
+        if isinstance(outcome, Reply):
+            reply, reason, close = outcome, "queued", False
+            self.session = replace(self.session, messages=self.session.messages + 1)
+        else:
+            reply, reason = outcome.reply or replies.OK, outcome.reason.value
+            close = isinstance(outcome, Refuse) and outcome.close
+            if isinstance(outcome, Refuse):
+                self._queue_id = 0
+                self._log_refusal("data", reply, reason, outcome.detail, transaction.trace_id)
+            else:
+                self.session = replace(self.session, messages=self.session.messages + 1)
+        times = transaction.replies_due if self.session.is_lmtp else 1
+        octets = self._core.reply(*(reply,) * times, trace_id=transaction.trace_id)
+        self._record(Kind.TRANSACTION, trail, (reply,), reason, size_octets)
+        self._forget_transaction()
+        return Step(octets, Then.CLOSE if close else Then.GO_ON)
+
+    # --- the end of a transaction -----------------------------------------------
+
+    def _discard_spool(self) -> None:
+        if self._spool is not None:
+            self._spool.discard()
+            self._spool = None
+
+    def _end_transaction(self, why: str) -> None:
+        """Drop a transaction that has no final reply, and record it when something was decided in it."""
+        self._discard_spool()
+        if self._transaction is not None and self._tx_trail is not None and not self.accepting:
+            self._queue_id = 0
+            self._record(Kind.TRANSACTION, self._tx_trail, (), why)
+            self._forget_transaction()
+
+    def _forget_transaction(self) -> None:
+        self._transaction = None
+        self._limits = None
+        self._tx_trail = None
+        self._queue_id = 0
+        self._too_big = False
+        self._chunks = False
+        self._chunks_failed = False
+        self._chunk_refusal = None
+        self._core.transaction_ended()
+
+    # --- the rest ---------------------------------------------------------------
+
+    async def _rset(self, event: Rset) -> Step:
+        self._end_transaction("rset")
+        return self._say(replies.RSET_OK)
+
+    async def _noop(self, event: Noop) -> Step:
+        return self._say(replies.NOOP_OK)
+
+    async def _help(self, event: Help) -> Step:
+        return self._say(replies.HELP)
+
+    async def _quit(self, event: Quit) -> Step:
+        self._end_transaction("quit")
+        return self._say(replies.BYE, Then.CLOSE)
+
+    async def _vrfy(self, event: Vrfy) -> Step:
+        return await self._look_up(event.text, expand=False)
+
+    async def _expn(self, event: Expn) -> Step:
+        return await self._look_up(event.text, expand=True)
+
+    async def _look_up(self, text: str, expand: bool) -> Step:
+        assert self.parameters is not None
+        trail = self._tx_trail or self._trail
+        context = VrfyContext(
+            self.session, self._site.rules, self._site.ports, trail, Stage.VRFY, self.parameters, text.lower(), expand
+        )
+        answer = await vrfy.answer(context)
+        if isinstance(answer, Refuse):
+            return self._refuse(answer, "vrfy", trail, text)
+        return self._say(answer)
+
+    async def _rejected(self, event: Rejected) -> Step:
+        """The core could not accept a line."""
+        refusal = Refuse(event.reply, Reason.UNKNOWN_COMMAND if event.unknown_verb else Reason.SYNTAX, event.close)
+        trail = self._tx_trail if self._transaction is not None and self._tx_trail is not None else self._trail
+        trail.add("command", "syntax", "", (), f"{event.reply.code} {event.reply.enhanced}", 0)
+        return self._refuse(refusal, "command", trail)
