@@ -294,6 +294,10 @@ class _Datagram(_Question, DatagramProtocol):
         """No server listens there (ICMP)."""
         self._finish("connection refused")
 
+    def stopProtocol(self) -> None:
+        """The socket was closed: by us, or by a reactor that takes a refusal for its end."""
+        self._finish("connection refused")
+
     def _hang_up(self) -> None:
         if self.transport is not None:
             self.transport.stopListening()
