@@ -157,6 +157,8 @@ class QueueItem:
     deliver_by: DeliverBy | None = None
     from_ip: str = "127.0.0.1"
     via_port: int = 0
+    spooled: bool = False
+    """The content is in a spool file, not in the database."""
 
     @property
     def id_text(self) -> str:

@@ -88,6 +88,13 @@ class QueueStore(Protocol):
         """Lease due units of the given virtual queues, at most so many of each, due order first."""
         ...
 
+    async def expired(self, now_ms: int, limit: int) -> list[Lease]:
+        """Lease units with an open recipient past its time to live, whatever their queue, due time or free slots.
+
+        The leases are handled like those of `claim`: expiry is the first thing an attempt looks at.
+        """
+        ...
+
     async def renew(self, leases: Sequence[Lease]) -> set[int]:
         """Extend leases; answers the queue ids of those that are lost."""
         ...

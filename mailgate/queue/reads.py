@@ -1,0 +1,192 @@
+"""What is read without changing anything, on the reader thread's own connection."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from heapq import merge
+from itertools import islice
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred
+
+from mailgate.queue.item import QueueItem
+from mailgate.queue.place import os_failure, sqlite_failure
+from mailgate.queue.spool import RunBlocking
+from mailgate.queue.store import StoreFailed
+from mailgate.queue.tables import items
+from mailgate.queue.thread import Call, Job, StoreReactor, StoreThread
+
+T = TypeVar("T")
+
+BLOCK_OCTETS = 262_144
+_EARLIEST = """
+SELECT min(due) FROM (
+    SELECT (SELECT due FROM unit WHERE queue = asked.value AND lease_owner IS NULL AND due IS NOT NULL
+        ORDER BY due LIMIT 1) AS due
+    FROM json_each(?) AS asked)"""
+# Each virtual queue is found by one step in the index, not by looking at its units.
+_QUEUES = """
+WITH RECURSIVE name (queue) AS (
+    SELECT min(queue) FROM unit WHERE lease_owner IS NULL
+    UNION ALL
+    SELECT (SELECT min(queue) FROM unit WHERE lease_owner IS NULL AND queue > name.queue)
+    FROM name WHERE name.queue IS NOT NULL)
+SELECT queue FROM name WHERE queue IS NOT NULL"""
+_LAST = 2**63 - 1
+
+
+class Reader:
+    """A thread with a connection that only reads."""
+
+    def __init__(self, reactor: StoreReactor, opening: Callable[[], sqlite3.Connection]) -> None:
+        self._thread = StoreThread("queue-reader", reactor, opening, _work, sqlite3.Connection.close)
+
+    def start(self) -> Deferred[None]:
+        """Open the connection."""
+        return self._thread.start()
+
+    def stop(self) -> Deferred[None]:
+        """Answer what waits, then close."""
+        return self._thread.stop()
+
+    def ask(self, question: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
+        """Run a question; fails with `StoreFailed`."""
+        job = Call(question)
+        self._thread.submit(job)
+        return job.deferred
+
+
+class StoredContent:
+    """The `ContentReader` of a store: first the octets in the database, then those of the file."""
+
+    def __init__(self, octets: bytes, fd: int | None, run_blocking: RunBlocking) -> None:
+        self._octets = octets
+        self._at = 0
+        self._fd = fd
+        self._run_blocking = run_blocking
+        self._reading = False
+        self._closed = False
+
+    async def read(self) -> bytes:
+        """The next octets, at most 256 KiB; empty at the end. Raises `StoreFailed`."""
+        if self._closed:
+            raise StoreFailed("the content was closed")
+        if self._at < len(self._octets):
+            start, self._at = self._at, self._at + BLOCK_OCTETS
+            return self._octets[start : self._at] if start or self._at < len(self._octets) else self._octets
+        fd = self._fd
+        if fd is None:
+            return b""
+        self._reading = True
+        try:
+            return await self._run_blocking(lambda: os.read(fd, BLOCK_OCTETS))
+        except OSError as error:
+            raise os_failure(error) from error
+        finally:
+            self._reading = False
+            if self._closed:
+                self._close_file()
+
+    def close(self) -> None:
+        """Give back the file and the octets. May be called twice."""
+        self._closed = True
+        self._octets = b""
+        # A number that is closed under a reading thread could be another's file by then.
+        if not self._reading:
+            self._close_file()
+
+    def _close_file(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+def content(db: sqlite3.Connection, spool_dir: str, item: QueueItem) -> tuple[bytes, int | None]:
+    """The octets in the database and the open file of a message. Raises `StoreFailed` unless all octets are there."""
+    row = db.execute("SELECT octets, path FROM content WHERE message_id = ?", (item.id,)).fetchone()
+    if row is None:
+        raise StoreFailed(f"message {item.id_text} has no content")
+    octets: bytes = row[0]
+    name: str | None = row[1]
+    if name is None:
+        _demand_size(item, len(octets))
+        return octets, None
+    fd = os.open(os.path.join(spool_dir, name), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _demand_size(item, len(octets) + os.fstat(fd).st_size)
+    except StoreFailed:
+        os.close(fd)
+        raise
+    return octets, fd
+
+
+def next_due(db: sqlite3.Connection, queues: Sequence[str]) -> int | None:
+    """When the earliest free unit of these virtual queues falls due."""
+    due: int | None = db.execute(_EARLIEST, (json.dumps(list(queues)),)).fetchone()[0]
+    return due
+
+
+def listed(db: sqlite3.Connection, limit: int, offset: int) -> list[QueueItem]:
+    """Messages in due order, units that are never due last; reads about `limit + offset` rows of each queue."""
+    db.execute("BEGIN")
+    try:
+        queues = [queue for (queue,) in db.execute(_QUEUES).fetchall()]
+        free = [_of_queue(db, queue) for queue in queues]
+        leased = db.execute(
+            "SELECT ifnull(due, ?), message_id FROM unit WHERE lease_owner IS NOT NULL ORDER BY 1, 2", (_LAST,)
+        ).fetchall()
+        ids = _first_seen((id_ for _, id_ in merge(leased, *free)), limit + offset)[offset:]
+        found = items(db, ids)
+    finally:
+        db.execute("COMMIT")
+    return [found[id_] for id_ in ids]
+
+
+def messages_present(ids: Iterable[int], db: sqlite3.Connection) -> set[int]:
+    """Which of these are queued."""
+    asked = json.dumps(list(ids))
+    return {
+        id_ for (id_,) in db.execute("SELECT id FROM message WHERE id IN (SELECT value FROM json_each(?))", (asked,))
+    }
+
+
+def _of_queue(db: sqlite3.Connection, queue: str) -> Iterable[tuple[int, int]]:
+    yield from db.execute(
+        "SELECT due, message_id FROM unit WHERE queue = ? AND lease_owner IS NULL AND due IS NOT NULL ORDER BY due",
+        (queue,),
+    )
+    for (id_,) in db.execute(
+        "SELECT message_id FROM unit WHERE queue = ? AND lease_owner IS NULL AND due IS NULL", (queue,)
+    ):
+        yield _LAST, id_
+
+
+def _first_seen(ids: Iterable[int], count: int) -> list[int]:
+    seen: dict[int, None] = {}
+    for id_ in ids:
+        if len(seen) >= count:
+            break
+        seen.setdefault(id_)
+    return list(islice(seen, count))
+
+
+def _demand_size(item: QueueItem, found_octets: int) -> None:
+    if found_octets != item.size_octets:
+        raise StoreFailed(f"the content of {item.id_text} has {found_octets} octets instead of {item.size_octets}")
+
+
+def _work(db: sqlite3.Connection, batch: Sequence[Job[sqlite3.Connection]]) -> None:
+    for job in batch:
+        try:
+            job.run(db)
+        except StoreFailed as error:
+            job.fail(error)
+        except sqlite3.Error as error:
+            job.fail(sqlite_failure(error))
+        except OSError as error:
+            job.fail(os_failure(error))
+        except Exception as error:
+            job.fail(StoreFailed(repr(error)))

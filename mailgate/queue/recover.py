@@ -1,0 +1,57 @@
+"""What a start finds after a crash, and what is swept up while running.
+
+Leases of processes that are gone are given back at once, so that the next
+daemon need not wait for them. Spool files without a message (a client that
+vanished, a crash between the file and its commit) are removed when they are
+old enough to belong to no session any more; ids are never used again, so
+nothing can have taken such a file meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+
+from mailgate.queue.lease import Owner
+
+_DIRECTORIES = tuple(f"{number:02x}" for number in range(256))
+
+
+def release_dead(db: sqlite3.Connection, me: Owner, is_alive: Callable[[Owner], bool] = Owner.is_alive) -> int:
+    """Free the units leased by processes that are gone, or by this one before it had the store; how many."""
+    db.execute("BEGIN IMMEDIATE")
+    freed = 0
+    for (text,) in db.execute("SELECT DISTINCT lease_owner FROM unit WHERE lease_owner IS NOT NULL").fetchall():
+        owner = Owner.parse(text)
+        if owner is None or owner == me or not is_alive(owner):
+            freed += db.execute(
+                "UPDATE unit SET lease_owner = NULL, lease_until = NULL"
+                " WHERE lease_owner IS NOT NULL AND lease_owner = ?",
+                (text,),
+            ).rowcount
+    db.execute("COMMIT")
+    return freed
+
+
+def old_files(spool_dir: str, directory: str, before_ms: int) -> list[int]:
+    """The queue ids of the spool files in one of its directories that were last written before a moment."""
+    try:
+        entries = os.scandir(os.path.join(spool_dir, directory))
+    except FileNotFoundError:
+        return []
+    with entries:
+        return [
+            int(entry.name, 16)
+            for entry in entries
+            if _is_id(entry.name) and entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000 < before_ms
+        ]
+
+
+def directories() -> Iterable[str]:
+    """The directories a spool may have."""
+    return _DIRECTORIES
+
+
+def _is_id(name: str) -> bool:
+    return len(name) == 16 and all(c in "0123456789abcdef" for c in name)

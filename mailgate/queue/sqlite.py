@@ -1,0 +1,368 @@
+"""`SqliteStore`: the queue in one SQLite file and a spool directory (DESIGN D4).
+
+Three kinds of thread work for it, and none of them is the reactor's: the one
+writer (`writer.py`), one reader (`reads.py`), and whatever `run_blocking` uses
+for spool files. Start order: lock, place, schema, leases of the dead; then the
+queue serves, and garbage is looked for in the background. Nothing is read in
+full, so a start costs the same with a million recipients.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from hashlib import sha256
+from weakref import WeakValueDictionary
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from mailgate.queue import lease as host
+from mailgate.queue import place, reads, recover
+from mailgate.queue.item import Lease, NewMessage, QueueItem, RecipientUpdate
+from mailgate.queue.migrate import migrate
+from mailgate.queue.reads import Reader, StoredContent
+from mailgate.queue.spool import FileSpool, RunBlocking
+from mailgate.queue.store import ContentReader, StoreFailed
+from mailgate.queue.tables import Recorded, Tables, hash_text, items
+from mailgate.queue.thread import DelayedCall, StoreReactor
+from mailgate.queue.writer import Writer
+
+INLINE_OCTETS = 262_144
+MIN_FREE_OCTETS = 268_435_456
+BUSY_SECONDS = 10.0
+_GARBAGE_INTERVAL = timedelta(hours=1)
+_LOG_KEPT_OCTETS = 64 * 1024 * 1024
+# A queue id: milliseconds, then 6 bits of the process, then 14 bits of a sequence.
+_SEQUENCE_BITS = 14
+_PROCESS_BITS = 6
+_SEQUENCES = 1 << _SEQUENCE_BITS
+
+_log = Logger()
+
+
+def connect(path: str, *, write: bool) -> sqlite3.Connection:
+    """Open a connection as every process of the store does. Raises `sqlite3.Error`."""
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=256)
+    try:
+        # Deleted octets need not be overwritten: whoever reads the file may read the mail in it.
+        for setting in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "secure_delete = OFF",
+            "temp_store = MEMORY",
+            "wal_autocheckpoint = 0",
+            f"journal_size_limit = {_LOG_KEPT_OCTETS}",
+            f"query_only = {'OFF' if write else 'ON'}",
+        ):
+            db.execute(f"PRAGMA {setting}").fetchall()
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+class SqliteStore:
+    """The `QueueStore` of one host.
+
+    `path` is the database, beside which `<path>.lock` is made; `lease` is how
+    long a claimed unit stays claimed without `renew`; spool files without a
+    message are garbage after `garbage_age`, which must be longer than any
+    inbound session. `process` (0 to 63) differs between the processes that
+    make queue ids for one store. `boot_ms` is a clock nobody can set.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        spool_dir: str,
+        *,
+        reactor: StoreReactor,
+        run_blocking: RunBlocking,
+        inline_octets: int = INLINE_OCTETS,
+        min_free_octets: int = MIN_FREE_OCTETS,
+        lease: timedelta = timedelta(seconds=60),
+        garbage_age: timedelta = timedelta(hours=1),
+        process: int = 0,
+        wall_ms: Callable[[], int] = host.wall_ms,
+        boot_ms: Callable[[], int] = host.boot_ms,
+    ) -> None:
+        self._path = path
+        self._spool_dir = spool_dir
+        self._reactor = reactor
+        self._run_blocking = run_blocking
+        self._inline_octets = inline_octets
+        self._lease_ms = lease // timedelta(milliseconds=1)
+        self._garbage_age_ms = garbage_age // timedelta(milliseconds=1)
+        self._process = process % (1 << _PROCESS_BITS)
+        self._wall_ms = wall_ms
+        self._boot_ms = boot_ms
+        self._space = place.Space((os.path.dirname(path) or ".", spool_dir), min_free_octets)
+        self._writer = Writer(reactor, self._space, self._open, self._close)
+        self._reader = Reader(reactor, lambda: connect(path, write=False))
+        self._spools: WeakValueDictionary[int, FileSpool] = WeakValueDictionary()
+        self._lock: int | None = None
+        self._id_ms = 0
+        self._ids_left = _SEQUENCES
+        self._sequence = random.randrange(_SEQUENCES)
+        self._next_collection: DelayedCall | None = None
+        self._collecting: Deferred[None] | None = None
+
+    # --- start and stop -------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the store and free what dead processes held.
+
+        Raises `StoreInUse` when another daemon has it, `StoreUnsuitable` when
+        it must not be used, `StoreFailed` for everything else.
+        """
+        await self._writer.start()
+        await self._reader.start()
+        self._collect()
+
+    async def stop(self) -> None:
+        """Finish what was asked for, give leases and lock back, close."""
+        if self._next_collection is not None and self._next_collection.active():
+            self._next_collection.cancel()
+        if self._collecting is not None:
+            self._collecting.cancel()
+        await self._reader.stop()
+        await self._writer.stop()
+
+    def _open(self) -> Tables:
+        try:
+            directory = os.path.dirname(self._path) or "."
+            os.makedirs(directory, 0o750, exist_ok=True)
+            os.makedirs(self._spool_dir, 0o700, exist_ok=True)
+            place.refuse_network(directory, self._spool_dir)
+            self._lock = place.lock(self._path)
+            try:
+                tables = self._open_tables(directory)
+            except BaseException:
+                place.unlock(self._lock)
+                raise
+        except sqlite3.Error as error:
+            raise place.sqlite_failure(error) from error
+        except OSError as error:
+            raise place.os_failure(error) from error
+        return tables
+
+    def _open_tables(self, directory: str) -> Tables:
+        # Made here, so that nobody but the owner and the group can read mail whatever the umask is.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        db = connect(self._path, write=True)
+        try:
+            mode: str = db.execute("PRAGMA journal_mode").fetchone()[0]
+            if mode != "wal":
+                raise place.StoreUnsuitable(f"the file system of {self._path} cannot carry a write-ahead log")
+            migrate(db)
+            place.sync_directory(directory)
+            me = host.Owner.this_process()
+            freed = recover.release_dead(db, me)
+            if freed:
+                _log.info("leases of ended processes were released: {count}", count=freed)
+            newest: int | None = db.execute("SELECT max(id) FROM message").fetchone()[0]
+            # Also when the clock was set back: ids ascend past those that are there.
+            self._id_ms = (newest or 0) >> (_SEQUENCE_BITS + _PROCESS_BITS)
+        except BaseException:
+            db.close()
+            raise
+        return Tables(db, me.text, self._lease_ms)
+
+    def _close(self, tables: Tables) -> None:
+        try:
+            tables.release_all()
+            tables.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            tables.db.close()
+            if self._lock is not None:
+                place.unlock(self._lock)
+                self._lock = None
+
+    # --- new mail ---------------------------------------------------------------
+
+    def new_id(self) -> int:
+        """A queue id, unique over restarts and processes, and roughly ordered by time."""
+        now = self._wall_ms()
+        if now > self._id_ms:
+            self._id_ms = now
+            self._ids_left = _SEQUENCES
+        elif self._ids_left == 0:
+            self._id_ms += 1
+            self._ids_left = _SEQUENCES
+        self._ids_left -= 1
+        self._sequence = (self._sequence + 1) % _SEQUENCES
+        return (self._id_ms << _PROCESS_BITS | self._process) << _SEQUENCE_BITS | self._sequence
+
+    def spool(self, queue_id: int) -> FileSpool:
+        """Begin taking a message's octets."""
+        spool = FileSpool(queue_id, self._spool_dir, self._inline_octets, self._run_blocking, self._space)
+        self._spools[queue_id] = spool
+        return spool
+
+    def commit(self, message: NewMessage) -> Deferred[None]:
+        """Keep the message for good: fires after the commit that holds it is on disk (I1).
+
+        Fails with `StoreFull` or `StoreFailed`; then nothing is kept, and the
+        spool file of the content, if any, is removed.
+        """
+        if message.content.path is None:
+            return self._writer.insert(message, None)
+        return Deferred.fromCoroutine(self._commit_spooled(message))
+
+    async def _commit_spooled(self, message: NewMessage) -> None:
+        self._take_over(message)
+        try:
+            await self._writer.insert(message, await self._file_hash(message))
+        except StoreFailed:
+            await self._remove_file(message.id)
+            raise
+
+    # --- delivery ------------------------------------------------------------------
+
+    async def claim(self, slots: Mapping[str, int], now_ms: int) -> list[Lease]:
+        """Lease due units of the given virtual queues, at most so many of each, due order first."""
+        boot = self._boot_ms()
+
+        def change(tables: Tables) -> tuple[list[tuple[int, str]], list[Lease]]:
+            return tables.lapse(boot), tables.claim(slots, now_ms, boot)
+
+        return _announced(await self._writer.submit(change))
+
+    async def expired(self, now_ms: int, limit: int) -> list[Lease]:
+        """Lease units with an open recipient past its time to live, whatever their queue, due time or free slots."""
+        boot = self._boot_ms()
+
+        def change(tables: Tables) -> tuple[list[tuple[int, str]], list[Lease]]:
+            return tables.lapse(boot), tables.expired(now_ms, limit, boot)
+
+        return _announced(await self._writer.submit(change))
+
+    async def renew(self, leases: Sequence[Lease]) -> set[int]:
+        """Extend leases; answers the queue ids of those that are lost."""
+        boot = self._boot_ms()
+        return await self._writer.submit(lambda tables: tables.renew(leases, boot))
+
+    def record(
+        self, lease: Lease, updates: Sequence[RecipientUpdate], dsn: NewMessage | None, end: bool
+    ) -> Deferred[bool]:
+        """Store results in one transaction, and the DSN they call for with them. False: the lease was lost."""
+        return Deferred.fromCoroutine(self._record(lease, updates, dsn, end))
+
+    async def _record(
+        self, lease: Lease, updates: Sequence[RecipientUpdate], dsn: NewMessage | None, end: bool
+    ) -> bool:
+        octets = 0
+        notice: tuple[NewMessage, str | None] | None = None
+        done = Recorded.LEASE_LOST
+        try:
+            if dsn is not None:
+                self._take_over(dsn)
+                notice = (dsn, None if dsn.content.path is None else await self._file_hash(dsn))
+                octets = dsn.size_octets
+            done = await self._writer.submit(lambda tables: tables.record(lease, updates, notice, end), octets)
+        finally:
+            if dsn is not None and dsn.content.path is not None and done is Recorded.LEASE_LOST:
+                await self._remove_file(dsn.id)
+        if done is Recorded.REMOVED and lease.item.spooled:
+            await self._remove_file(lease.item.id)
+        return done is not Recorded.LEASE_LOST
+
+    async def read(self, item: QueueItem) -> ContentReader:
+        """Open the stored octets. Raises `StoreFailed` when they are missing or not as long as `item` says."""
+        octets, fd = await self._reader.ask(lambda db: reads.content(db, self._spool_dir, item))
+        return StoredContent(octets, fd, self._run_blocking)
+
+    # --- questions --------------------------------------------------------------------
+
+    async def next_due(self, queues: Sequence[str]) -> int | None:
+        """When the earliest unleased unit of these virtual queues falls due, in ms; None if there is none."""
+        return await self._reader.ask(lambda db: reads.next_due(db, queues))
+
+    async def list(self, limit: int, offset: int = 0) -> list[QueueItem]:
+        """Queued messages in due order."""
+        return await self._reader.ask(lambda db: reads.listed(db, limit, offset))
+
+    async def get(self, queue_id: int) -> QueueItem | None:
+        """One queued message."""
+        return (await self._reader.ask(lambda db: items(db, (queue_id,)))).get(queue_id)
+
+    # --- spool files --------------------------------------------------------------------
+
+    async def collect_garbage(self) -> int:
+        """Remove spool files without a message that are old enough; how many."""
+        before_ms = self._wall_ms() - self._garbage_age_ms
+        removed = 0
+        for directory in recover.directories():
+            old = await self._run_blocking(partial(recover.old_files, self._spool_dir, directory, before_ms))
+            if old:
+                present = await self._reader.ask(partial(reads.messages_present, old))
+                for queue_id in set(old) - present:
+                    await self._remove_file(queue_id)
+                    removed += 1
+        return removed
+
+    def _collect(self) -> None:
+        self._collecting = Deferred.fromCoroutine(self._collect_and_wait())
+
+    async def _collect_and_wait(self) -> None:
+        try:
+            removed = await self.collect_garbage()
+            if removed:
+                _log.info("spool files without a message were removed: {count}", count=removed)
+        except (StoreFailed, OSError):
+            _log.failure("spool files without a message could not be looked for")
+        self._next_collection = self._reactor.callLater(_GARBAGE_INTERVAL.total_seconds(), self._collect)
+
+    def _take_over(self, message: NewMessage) -> None:
+        """From here on a discarded spool no longer removes the file: the store does, when the commit fails."""
+        spool = self._spools.pop(message.id, None)
+        if spool is not None:
+            spool.keep()
+
+    async def _file_hash(self, message: NewMessage) -> str:
+        path = self._file(message.id)
+
+        def digest() -> str:
+            hashed = sha256(message.prefix)
+            block = bytearray(reads.BLOCK_OCTETS)
+            view = memoryview(block)
+            with open(path, "rb", buffering=0) as file:
+                while count := file.readinto(block):
+                    hashed.update(view[:count])
+            return hash_text(hashed.digest())
+
+        try:
+            return await self._run_blocking(digest)
+        except OSError as error:
+            raise place.os_failure(error) from error
+
+    async def _remove_file(self, queue_id: int) -> None:
+        path = self._file(queue_id)
+
+        def remove() -> None:
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+
+        try:
+            await self._run_blocking(remove)
+        except OSError:
+            # Without its row it is garbage, and found as such later.
+            _log.failure("the spool file {path} could not be removed", path=path)
+
+    def _file(self, queue_id: int) -> str:
+        return os.path.join(self._spool_dir, place.spool_name(queue_id))
+
+
+def _announced(result: tuple[list[tuple[int, str]], list[Lease]]) -> list[Lease]:
+    lapsed, leases = result
+    for queue_id, queue in lapsed:
+        _log.warn("queue.lease-expired {queue_id:016x} {queue}", queue_id=queue_id, queue=queue)
+    return leases

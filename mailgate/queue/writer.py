@@ -1,0 +1,195 @@
+"""The one writer thread and its group commit (DESIGN D4).
+
+All changes that wait go into one transaction; only after its COMMIT, which
+syncs the write-ahead log, is any of them reported as done (I1). A change that
+fails, fails alone: the batch is first tried as a whole, which is all that ever
+happens on a healthy disk, and otherwise repeated with a savepoint around each.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from mailgate.queue.item import NewMessage
+from mailgate.queue.place import Space, os_failure, sqlite_failure
+from mailgate.queue.store import StoreFailed
+from mailgate.queue.tables import Tables
+from mailgate.queue.thread import Call, Job, StoreReactor, StoreThread
+
+T = TypeVar("T")
+
+_log = Logger()
+
+# A log is copied back into the database when this much was written to it since the last time.
+_CHECKPOINT_OCTETS = 8 * 1024 * 1024
+# What a change adds to the log besides a message's octets.
+_CHANGE_OCTETS = 4096
+
+
+class Insertion(Job[Tables]):
+    """A new message. `digest` is the hash of a content that is in a file."""
+
+    def __init__(self, message: NewMessage, digest: str | None) -> None:
+        self.message = message
+        self.digest = digest
+        self.octets = message.size_octets if message.content.octets is not None else len(message.prefix)
+        self.deferred: Deferred[None] = Deferred()
+        self._error: StoreFailed | None = None
+
+    def run(self, resource: Tables) -> None:
+        """Insert this message alone."""
+        resource.insert(((self.message, self.digest),))
+
+    def fail(self, error: StoreFailed) -> None:
+        """Keep an error as the result."""
+        self._error = error
+
+    def fire(self) -> None:
+        """Fire the Deferred."""
+        if self._error is not None:
+            self.deferred.errback(self._error)
+        else:
+            self.deferred.callback(None)
+
+
+class Writer:
+    """Commits changes in groups. `submit` and `insert` are called on the reactor thread."""
+
+    def __init__(
+        self,
+        reactor: StoreReactor,
+        space: Space,
+        opening: Callable[[], Tables],
+        closing: Callable[[Tables], None],
+    ) -> None:
+        self._space = space
+        self._thread = StoreThread("queue-writer", reactor, opening, self._work, closing)
+        self._since_checkpoint = 0
+
+    def start(self) -> Deferred[None]:
+        """Open the database; fires, or fails with what `opening` raised."""
+        return self._thread.start()
+
+    def stop(self) -> Deferred[None]:
+        """Commit what waits, then close."""
+        return self._thread.stop()
+
+    def insert(self, message: NewMessage, digest: str | None) -> Deferred[None]:
+        """Add a message, if there is room for new mail."""
+        job = Insertion(message, digest)
+        self._thread.submit(job)
+        return job.deferred
+
+    def submit(self, change: Callable[[Tables], T], octets: int = 0) -> Deferred[T]:
+        """Make a change. It may be run more than once, each time in a transaction that was undone before."""
+        job = Call(change, octets)
+        self._thread.submit(job)
+        return job.deferred
+
+    # Below: on the writer thread.
+
+    def _work(self, tables: Tables, batch: Sequence[Job[Tables]]) -> None:
+        batch = self._with_room(batch)
+        if batch and not _commit_together(tables, batch):
+            _commit_apart(tables, batch)
+        self._since_checkpoint += sum(job.octets for job in batch) + _CHANGE_OCTETS * len(batch)
+        if self._since_checkpoint >= _CHECKPOINT_OCTETS:
+            self._since_checkpoint = 0
+            _checkpoint(tables.db)
+
+    def _with_room(self, batch: Sequence[Job[Tables]]) -> Sequence[Job[Tables]]:
+        """The jobs without new mail when the disk is too full for it; results and notifications go on."""
+        try:
+            self._space.demand()
+        except StoreFailed as error:
+            for job in batch:
+                if isinstance(job, Insertion):
+                    job.fail(type(error)(*error.args))
+            return [job for job in batch if not isinstance(job, Insertion)]
+        return batch
+
+
+def _commit_together(tables: Tables, batch: Sequence[Job[Tables]]) -> bool:
+    """Commit all in one transaction, new messages with one statement per table.
+
+    False: nothing was kept, and no job has an answer yet.
+    """
+    try:
+        tables.db.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        # Locked past the time limit, or unusable: trying each alone would only wait as often.
+        for job in batch:
+            job.fail(_failure(error))
+        return True
+    try:
+        insertions = [(job.message, job.digest) for job in batch if isinstance(job, Insertion)]
+        if insertions:
+            tables.insert(insertions)
+        if len(insertions) < len(batch):
+            for job in batch:
+                if not isinstance(job, Insertion):
+                    job.run(tables)
+        tables.db.execute("COMMIT")
+    except Exception:
+        # Whatever it was, it is met again below, by the change it belongs to.
+        _roll_back(tables.db)
+        return False
+    return True
+
+
+def _commit_apart(tables: Tables, batch: Sequence[Job[Tables]]) -> None:
+    """Commit all that can be in one transaction, each change in its own savepoint."""
+    db = tables.db
+    failures: dict[int, StoreFailed] = {}
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        for number, job in enumerate(batch):
+            db.execute("SAVEPOINT change")
+            try:
+                job.run(tables)
+            except Exception as error:
+                failures[number] = _failure(error)
+                if not db.in_transaction:
+                    break
+                db.execute("ROLLBACK TO change")
+            db.execute("RELEASE change")
+        if db.in_transaction:
+            db.execute("COMMIT")
+        elif len(batch) > 1:
+            # SQLite itself undid the whole transaction: as with a full disk.
+            for job in batch:
+                _commit_apart(tables, (job,))
+            return
+    except sqlite3.Error as error:
+        _roll_back(db)
+        failures = {number: _failure(error) for number in range(len(batch))}
+    for number, failure in failures.items():
+        batch[number].fail(failure)
+
+
+def _checkpoint(db: sqlite3.Connection) -> None:
+    try:
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    except sqlite3.Error:
+        # The log stays as it is and is as good as the database; the next time may be better.
+        _log.failure("the queue's log could not be copied into its database")
+
+
+def _roll_back(db: sqlite3.Connection) -> None:
+    if db.in_transaction:
+        db.execute("ROLLBACK")
+
+
+def _failure(error: Exception) -> StoreFailed:
+    if isinstance(error, StoreFailed):
+        return error
+    if isinstance(error, sqlite3.Error):
+        return sqlite_failure(error)
+    if isinstance(error, OSError):
+        return os_failure(error)
+    return StoreFailed(repr(error))
