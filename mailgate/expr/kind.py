@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
 
-from mailgate.expr.scope import nearest
 from mailgate.expr.value import (
     LONGEST_MILLISECONDS,
     BadValue,
@@ -61,9 +60,11 @@ class ResultKind(Generic[T]):
     """Constants of this kind's expressions; each stands for the text it is written as."""
     check: Callable[[Value], str | None] | None = None
     """For a value known at load that converts to something: what is wrong with it all the same."""
-    spelling: Callable[[object], object] | None = None
+    spelling: Callable[[object], timedelta | int] | None = None
     """Reads the whole text of a value written in another way than as an expression (`read_size`)."""
     names: Names | None = None
+    has_empty: bool = False
+    """The empty expression is no value, although the key is not optional: the list is empty."""
     optional: bool = False
     """No value switches the feature off; texts such as `disable` mean no value."""
     lets_pass: T | None = None
@@ -119,10 +120,12 @@ def _optional(
     *,
     words: tuple[str, ...] = (),
     check: Callable[[Value], str | None] | None = None,
-    spelling: Callable[[object], object] | None = None,
+    spelling: Callable[[object], timedelta | int] | None = None,
     names: Names | None = None,
 ) -> OptionalKind[U]:
-    return OptionalKind(wanted, convert, accepts, None, words, check, spelling, names, True)
+    return OptionalKind(
+        wanted, convert, accepts, None, words=words, check=check, spelling=spelling, names=names, optional=True
+    )
 
 
 def _shown(value: Value) -> str:
@@ -241,7 +244,7 @@ RATE: OptionalKind[Rate] = _optional("a rate", _rate, Type.ARRAY | Type.STRING)
 """A rate: `[25, 1h]` or `'25/1h'`."""
 
 MECHANISMS: ResultKind[tuple[str, ...]] = ResultKind(
-    "a list of SASL mechanisms", _mechanisms, Type.STRING | Type.ARRAY, (), words=_MECHANISMS
+    "a list of SASL mechanisms", _mechanisms, Type.STRING | Type.ARRAY, (), words=_MECHANISMS, has_empty=True
 )
 """SASL mechanism names as EHLO lists them (`SCRAM-SHA-256`), in its order; empty when there is no value."""
 
@@ -273,6 +276,6 @@ def NAME(category: str = "") -> OptionalKind[str]:
     return _optional(f"the name of a {category}" if category else "a text", _name, Type.STRING, names=Names(category))
 
 
-def closest(word: str, kind: ResultKind[T]) -> str | None:
-    """The constant of the kind that is most like `word`."""
-    return nearest(word, kind.words)
+def NAMES(category: str) -> OptionalKind[tuple[str, ...]]:
+    """The names of several `category`, of which a single one is a list of one."""
+    return _optional(f"a list of names of a {category}", _strings, Type.STRING | Type.ARRAY, names=Names(category))

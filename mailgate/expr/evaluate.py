@@ -1,0 +1,404 @@
+"""Trees to closures, and Kleene's three-valued logic.
+
+`build` turns folded branches into one function of a `Frame`. All closures are
+plain functions, also of choices that ask outside: a call whose answer is not in
+the frame yet raises `Waiting`; the choice awaits the answer, keeps it in the frame
+and evaluates again from the start. That is sound because nothing here has an
+effect besides the captures, which start anew; and it keeps one implementation
+for both kinds, in which waiting costs only where one waits.
+
+A value that is unknown makes the result unknown, except where the known side of
+`&` or `|` decides, or both branches of `if_then` are known and equal. Of two
+unknowns the left one is the result.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mailgate.expr import operate
+from mailgate.expr.functions.function import Function, mapped
+from mailgate.expr.node import (
+    Apply,
+    Array,
+    Ask,
+    Binary,
+    Call,
+    Capture,
+    Either,
+    Index,
+    Literal,
+    Logic,
+    Match,
+    Node,
+    Read,
+    Unary,
+    Word,
+    children,
+    walk,
+    with_children,
+)
+from mailgate.expr.outside import Outside
+from mailgate.expr.regex import LONGEST_SUBJECT
+from mailgate.expr.scope import Scope
+from mailgate.expr.value import Result, Type, Value, text, type_of
+from mailgate.mail.unknown import Unknown
+
+Run = Callable[["Frame"], Result]
+
+
+class Frame:
+    """One evaluation: what it reads, its captures, and the answers it got so far."""
+
+    __slots__ = ("answers", "asked", "captures", "scope")
+
+    def __init__(self, scope: Scope | None) -> None:
+        self.scope = scope
+        self.captures: re.Match[str] | None = None
+        self.answers: dict[int, Result] = {}
+        self.asked: list[tuple[str, Result]] = []
+
+
+class Waiting(Exception):
+    """A call needs an answer from outside before the evaluation can go on."""
+
+    def __init__(self, site: int, function: Function, arguments: tuple[Value, ...]) -> None:
+        super().__init__(site)
+        self.site = site
+        self.function = function
+        self.arguments = arguments
+
+    async def ask(self, outside: Outside) -> Result:
+        """Ask, and wait for the answer."""
+        if self.function.ask is None:
+            raise TypeError(f"{self.function.name} asks nobody")
+        return await self.function.ask(outside, self.arguments)
+
+    @property
+    def question(self) -> str:
+        """The call as the trace tells it: `key_exists('friends', 'example.org')`."""
+        told = (f"'{argument}'" if isinstance(argument, str) else text(argument) for argument in self.arguments)
+        return f"{self.function.name}({', '.join(told)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """`then` or `else` of a choice; the last branch has no condition."""
+
+    condition: Node | None
+    value: Node
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Its trees in the order of evaluation."""
+        return (self.value,) if self.condition is None else (self.condition, self.value)
+
+
+# --- folding -------------------------------------------------------------------
+
+
+def fold_branches(branches: tuple[Branch, ...], known: Mapping[str, Value]) -> tuple[Branch, ...]:
+    """Compute what can be: values of `known` variables are put in, branches that cannot be reached fall away."""
+    parts = [node for branch in branches for part in branch.nodes for node in walk(part)]
+    captures = any(isinstance(node, Capture) for node in parts)
+    folded: list[Branch] = []
+    for branch in branches:
+        condition = None if branch.condition is None else _fold(branch.condition, known, captures)
+        if isinstance(condition, Literal):
+            if not condition.value:
+                continue
+            condition = None
+        folded.append(Branch(condition, _fold(branch.value, known, captures)))
+        if condition is None:
+            break
+    kept = tuple(folded)
+    if any(isinstance(node, (Read, Ask)) for branch in kept for part in branch.nodes for node in walk(part)):
+        return kept
+    value = _computed(build(kept))
+    return kept if value is None else (Branch(None, value),)
+
+
+def _computed(run: Run) -> Literal | None:
+    result = run(Frame(None))
+    # Without anything read, only a text too long for matches() is unknown.
+    return None if isinstance(result, Unknown) else Literal(result, type_of(result))
+
+
+def _fold(node: Node, known: Mapping[str, Value], captures: bool) -> Node:
+    if isinstance(node, Literal):
+        return node
+    if isinstance(node, Read):
+        if node.variable.name not in known:
+            return node
+        value = known[node.variable.name]
+        return Literal(int(value) if isinstance(value, bool) else value, type_of(value))
+    node = with_children(node, tuple(_fold(child, known, captures) for child in children(node)))
+    if isinstance(node, Logic):
+        return _fold_logic(node, captures)
+    if isinstance(node, Either) and isinstance(node.condition, Literal):
+        return node.yes if node.condition.value else node.no
+    if isinstance(node, (Capture, Ask)) or (captures and isinstance(node, Match)):
+        return node
+    if all(isinstance(child, Literal) for child in children(node)):
+        return _computed(compiled(node)) or node
+    return node
+
+
+def _fold_logic(node: Logic, captures: bool) -> Node:
+    """A known side that decides does so wherever it stands: Kleene's `U & 0` is 0."""
+    decides = node.operator == "|"
+    literals = [operand for operand in node.operands if isinstance(operand, Literal)]
+    others = tuple(operand for operand in node.operands if not isinstance(operand, Literal))
+    decided = any(bool(literal.value) is decides for literal in literals)
+    if not others:
+        return Literal(int(decides if decided else not decides), Type.INTEGER)
+    if not decided:
+        return Logic(node.operator, others)
+    if captures and any(isinstance(below, Match) for other in others for below in walk(other)):
+        # Its captures may be used by what is around this node.
+        return node
+    return Literal(int(decides), Type.INTEGER)
+
+
+# --- closures --------------------------------------------------------------------
+
+
+def build(branches: tuple[Branch, ...]) -> Run:
+    """One function for all branches: the value of the first whose condition is true."""
+    last = compiled(branches[-1].value)
+    if len(branches) == 1:
+        return last
+    conditional = tuple(
+        (compiled(branch.condition), compiled(branch.value)) for branch in branches if branch.condition is not None
+    )
+
+    def run(frame: Frame) -> Result:
+        for condition, value in conditional:
+            frame.captures = None
+            holds = condition(frame)
+            if isinstance(holds, Unknown):
+                return holds
+            if holds:
+                return value(frame)
+        frame.captures = None
+        return last(frame)
+
+    return run
+
+
+def compiled(node: Node) -> Run:
+    """The closure of one resolved tree."""
+    match node:
+        case Literal():
+            value = node.value
+            return lambda frame: value
+        case Read():
+            return _read(node)
+        case Capture():
+            return _capture(node.group)
+        case Array():
+            return _strict(lambda *elements: elements, tuple(map(compiled, node.elements)))
+        case Index():
+            return _strict(operate.element, (compiled(node.base), compiled(node.at)))
+        case Unary():
+            return (
+                _not(compiled(node.operand))
+                if node.operator == "!"
+                else _strict(operate.negate, (compiled(node.operand),))
+            )
+        case Binary():
+            return _binary(node)
+        case Logic():
+            return _logic(node)
+        case Apply():
+            apply = node.function.apply
+            if apply is None:
+                raise TypeError(f"{node.function.name} computes nothing")
+            return _strict(mapped(apply) if node.function.maps else apply, tuple(map(compiled, node.arguments)))
+        case Match():
+            return _match(node)
+        case Either():
+            return _either(compiled(node.condition), compiled(node.yes), compiled(node.no))
+        case Ask():
+            return _ask(node)
+        case Word() | Call():
+            raise TypeError(f"{node.name} was not resolved")
+
+
+def _read(node: Read) -> Run:
+    return operator.attrgetter(f"scope.{node.variable.attribute}")
+
+
+def _capture(group: int) -> Run:
+    def run(frame: Frame) -> Result:
+        found = frame.captures
+        if found is None or group > found.re.groups:
+            return ""
+        return found[group] or ""
+
+    return run
+
+
+def _not(operand: Run) -> Run:
+    def run(frame: Frame) -> Result:
+        value = operand(frame)
+        if isinstance(value, Unknown):
+            return value
+        return 0 if value else 1
+
+    return run
+
+
+def _logic(node: Logic) -> Run:
+    operands = tuple(map(compiled, node.operands))
+    decides = node.operator == "|"
+    decided, otherwise = (1, 0) if decides else (0, 1)
+
+    def run(frame: Frame) -> Result:
+        unknown: Unknown | None = None
+        for operand in operands:
+            value = operand(frame)
+            if isinstance(value, Unknown):
+                if unknown is None:
+                    unknown = value
+            elif bool(value) is decides:
+                return decided
+        return otherwise if unknown is None else unknown
+
+    return run
+
+
+_EXACT: dict[str, Callable[[Value, Value], Value]] = {
+    "+": operate.add,
+    "-": operate.subtract,
+    "*": operate.multiply,
+    "/": operate.divide,
+    "=": lambda left, right: 1 if operate.equal(left, right) else 0,
+    "!=": lambda left, right: 0 if operate.equal(left, right) else 1,
+    "<": lambda left, right: 1 if operate.order(left, right) < 0 else 0,
+    "<=": lambda left, right: 1 if operate.order(left, right) <= 0 else 0,
+    ">": lambda left, right: 1 if operate.order(left, right) > 0 else 0,
+    ">=": lambda left, right: 1 if operate.order(left, right) >= 0 else 0,
+    "^": lambda left, right: 1 if bool(left) is not bool(right) else 0,
+}
+
+
+def _binary(node: Binary) -> Run:
+    if node.operator in ("=", "!=") and isinstance(node.right, Literal) and isinstance(node.right.value, str):
+        return _is_text(compiled(node.left), node.right.value, node.operator == "=")
+    return _strict(_EXACT[node.operator], (compiled(node.left), compiled(node.right)))
+
+
+def _is_text(operand: Run, wanted: str, same: bool) -> Run:
+    """The commonest comparison, `variable = 'text'`."""
+    yes, no = (1, 0) if same else (0, 1)
+
+    def run(frame: Frame) -> Result:
+        value = operand(frame)
+        if isinstance(value, str):
+            return yes if value == wanted else no
+        if isinstance(value, Unknown):
+            return value
+        return yes if operate.equal(value, wanted) else no
+
+    return run
+
+
+def _strict(apply: Callable[..., Value], operands: tuple[Run, ...]) -> Run:
+    """A call that is unknown as soon as one operand is; the leftmost unknown is the result."""
+    if len(operands) == 1:
+        return _strict_one(apply, operands[0])
+    if len(operands) == 2:
+        return _strict_two(apply, *operands)
+
+    def run(frame: Frame) -> Result:
+        values: list[Value] = []
+        unknown: Unknown | None = None
+        for operand in operands:
+            value = operand(frame)
+            if not isinstance(value, Unknown):
+                values.append(value)
+            elif unknown is None:
+                unknown = value
+        return apply(*values) if unknown is None else unknown
+
+    return run
+
+
+def _strict_one(apply: Callable[..., Value], operand: Run) -> Run:
+    def run(frame: Frame) -> Result:
+        value = operand(frame)
+        return value if isinstance(value, Unknown) else apply(value)
+
+    return run
+
+
+def _strict_two(apply: Callable[..., Value], left: Run, right: Run) -> Run:
+    def run(frame: Frame) -> Result:
+        one = left(frame)
+        other = right(frame)
+        if isinstance(one, Unknown):
+            return one
+        return other if isinstance(other, Unknown) else apply(one, other)
+
+    return run
+
+
+def _match(node: Match) -> Run:
+    subject = compiled(node.subject)
+    search = node.pattern.search
+
+    def run(frame: Frame) -> Result:
+        # The subject may be a capture of the matches() before this one.
+        value = subject(frame)
+        frame.captures = None
+        if isinstance(value, Unknown):
+            return value
+        searched = value if isinstance(value, str) else text(value)
+        if len(searched) > LONGEST_SUBJECT:
+            return Unknown("matches", f"a text of {len(searched)} characters, more than {LONGEST_SUBJECT}")
+        frame.captures = search(searched)
+        return 0 if frame.captures is None else 1
+
+    return run
+
+
+def _either(condition: Run, yes: Run, no: Run) -> Run:
+    def run(frame: Frame) -> Result:
+        holds = condition(frame)
+        one = yes(frame)
+        other = no(frame)
+        if not isinstance(holds, Unknown):
+            return one if holds else other
+        if isinstance(one, Unknown) or isinstance(other, Unknown):
+            return holds
+        # `=` would take 'abc' and 0 for the same.
+        return one if operate.sort_key(one) == operate.sort_key(other) else holds
+
+    return run
+
+
+def _ask(node: Ask) -> Run:
+    operands = tuple(map(compiled, node.arguments))
+    site, function = node.site, node.function
+
+    def run(frame: Frame) -> Result:
+        values: list[Value] = []
+        unknown: Unknown | None = None
+        for operand in operands:
+            value = operand(frame)
+            if not isinstance(value, Unknown):
+                values.append(value)
+            elif unknown is None:
+                unknown = value
+        if unknown is not None:
+            return unknown
+        answer = frame.answers.get(site)
+        if answer is None:
+            raise Waiting(site, function, tuple(values))
+        return answer
+
+    return run
