@@ -12,7 +12,8 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 from mailgate.lookup.directory import Denied, Mailbox, MailingList
 from mailgate.lookup.secret import BadSecret, CannotVerify, Secrets, Verified
@@ -20,15 +21,14 @@ from mailgate.mail.path import Path
 from mailgate.mail.session import Identity
 from mailgate.mail.unknown import Unknown
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class RunBlocking(Protocol):
-    """Runs a function that takes its time in a thread."""
+    """Runs work that takes its time in a thread."""
 
-    def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
-        """Answer what the function returned, or raise what it raised."""
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
+        """Answer what the work returned, or raise what it raised."""
         ...
 
 
@@ -132,7 +132,7 @@ class MemoryDirectory:
         if account is None or not account.secrets:
             return await self._pretend(login, secret)
         try:
-            verified = await self._run_blocking(account.secrets.verify, secret)
+            verified = await self._run_blocking(partial(account.secrets.verify, secret))
         except CannotVerify as failure:
             return Unknown(f"directory {self._id}", str(failure))
         if verified.code_missing:
@@ -145,7 +145,7 @@ class MemoryDirectory:
             digest = hashlib.blake2b(login.encode("utf-8", "surrogateescape"), key=self._salt, digest_size=8).digest()
             decoy = self._decoys[int.from_bytes(digest, "big") % len(self._decoys)]
             with contextlib.suppress(CannotVerify):
-                await self._run_blocking(decoy.secrets.verify, secret)
+                await self._run_blocking(partial(decoy.secrets.verify, secret))
         return Denied.WRONG
 
     def _is_right(self, account: _Account, verified: Verified) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from urllib.parse import unquote, urlsplit
 
+from mailgate.config.schema.storage import STANDARD_LISTS
 from mailgate.mail.unknown import Unknown
 
 # What `key_get` tells of an entry that was written without a value of its own.
@@ -53,14 +54,14 @@ class _Globs:
 
     def __init__(self) -> None:
         self._count = 0
-        self._suffixes: dict[str, tuple[int, str | None]] = {}
-        self._prefixes: dict[str, tuple[int, str | None]] = {}
-        self._others: list[tuple[int, re.Pattern[str], str | None]] = []
+        self._suffixes: dict[str, tuple[int, str]] = {}
+        self._prefixes: dict[str, tuple[int, str]] = {}
+        self._others: list[tuple[int, re.Pattern[str], str]] = []
 
     def __bool__(self) -> bool:
         return self._count > 0
 
-    def add(self, glob: str, value: str | None) -> None:
+    def add(self, glob: str, value: str) -> None:
         self._count += 1
         if glob[:1] == "*" and glob[1:2] in (".", "@") and not _is_glob(glob[1:]):
             self._suffixes.setdefault(glob[1:], (self._count, value))
@@ -69,8 +70,8 @@ class _Globs:
         else:
             self._others.append((self._count, glob_pattern(glob), value))
 
-    def find(self, key: str) -> tuple[int, str | None] | None:
-        best: tuple[int, str | None] | None = None
+    def find(self, key: str) -> tuple[int, str] | None:
+        best: tuple[int, str] | None = None
         for match in _JOINT.finditer(key):
             at = match.start()
             for found in (self._suffixes.get(key[at:]), self._prefixes.get(key[: at + 1])):
@@ -100,7 +101,7 @@ class NamedList:
         """`missing` says which part of the list could not be read, and why; "" when all is here."""
         self.id = id
         self.missing = missing
-        self._entries: dict[str, str | None] = {}
+        self._entries: dict[str, str] = {}
         self._globs = _Globs()
         self._regexes: list[tuple[re.Pattern[str], str]] = []
 
@@ -124,7 +125,7 @@ class NamedList:
                 return value
         return Unknown(f"list {self.id}", self.missing) if self.missing else None
 
-    def _add(self, entry: str, value: str | None, globs: bool) -> None:
+    def _add(self, entry: str, value: str, globs: bool) -> None:
         entry = entry.lower()
         if globs and _is_glob(entry):
             self._globs.add(entry, value)
@@ -132,19 +133,11 @@ class NamedList:
             self._entries.setdefault(entry, value)
 
 
-def from_lookup(id: str, entries: Iterable[str] | Mapping[str, object]) -> NamedList:
-    """A list of `[lookup]`: an array of entries, or a table of entry and value; both may hold globs.
-
-    The value `true` says no more than that the entry is there; `false` takes
-    its key out of what a glob would let in.
-    """
+def from_lookup(id: str, entries: Mapping[str, str]) -> NamedList:
+    """A list of `[lookup]`: entries, which may be globs, with their values, "" for an entry without one."""
     named = NamedList(id)
-    if isinstance(entries, Mapping):
-        for entry, value in entries.items():
-            named._add(entry, None if value is False else MEMBER if value is True else str(value), globs=True)
-    else:
-        for entry in entries:
-            named._add(entry, MEMBER, globs=True)
+    for entry, value in entries.items():
+        named._add(entry, value or MEMBER, globs=True)
     return named
 
 
@@ -215,27 +208,17 @@ def _add_line(named: NamedList, format: Format, line: str, separator: str, probl
         named._add(entry, MEMBER, globs=format is Format.GLOB)
 
 
-BUILT_IN_NAMES = (
-    "trusted-domains",
-    "blocked-domains",
-    "spam-traps",
-    "spam-trap",
-    "freemail-providers",
-    "disposable-providers",
-    "url-redirectors",
-    "surbl-hashbl",
-)
-"""Names every configuration may use: a list nobody defined is there, and empty."""
-
-
 class Lists:
     """All lists of a configuration, by name."""
 
     __slots__ = ("_default", "_named")
 
     def __init__(self, lists: Iterable[NamedList], default: str = "") -> None:
-        """`default` is the list the empty name stands for (`storage.lookup`); "" for none."""
-        self._named = {name: NamedList(name) for name in BUILT_IN_NAMES}
+        """`default` is the list the empty name stands for; "" for none.
+
+        The standard lists are there also when nobody defined them, and empty.
+        """
+        self._named = {name: NamedList(name) for name in STANDARD_LISTS}
         self._named.update((named.id, named) for named in lists)
         self._default = default
 

@@ -30,9 +30,9 @@ class Threads:
     def __init__(self):
         self.calls = 0
 
-    async def __call__(self, function, *args):
+    async def __call__(self, work):
         self.calls += 1
-        return function(*args)
+        return work()
 
 
 def directory(*principals, threads=None, now=None):
