@@ -298,10 +298,13 @@ class _Compiler(Generic[T]):
         return read // timedelta(milliseconds=1) if isinstance(read, timedelta) else read
 
     def check(self, node: Node, element: int | None, slot: str) -> None:
-        """Refuse what is certain to be of a type that the key cannot use."""
-        (folded,) = fold_branches((Branch(None, node),), {})
+        """Refuse what is certain to be of a type that the key cannot use, in each value it may be."""
+        if isinstance(node, Either):
+            self.check(node.yes, element, slot)
+            self.check(node.no, element, slot)
+            return
         # A literal keeps what it was written as: 5m is a duration, 300000 a number.
-        value = node if isinstance(node, Literal) else folded.value
+        value = node if isinstance(node, Literal) else fold_branches((Branch(None, node),), {})[0].value
         if isinstance(value, Literal) and not value.value:
             return
         found = static_type(value)
@@ -311,9 +314,8 @@ class _Compiler(Generic[T]):
                 told = f"the duration {value.written}"
             elif isinstance(value, Literal):
                 told = _shown(value.value)
-            self.wrong(
-                f"{told} is not {self.kind.wanted}", f"write {self.kind.wanted}, or false for none", element, slot
-            )
+            advice = f"write {self.kind.wanted}, or false for none"
+            self.wrong(f"{told} is not {self.kind.wanted}", advice, element, slot)
         elif isinstance(value, Literal) and (problem := self.kind.refusal(value.value)):
             likely = nearest(value.value, self.kind.words) if isinstance(value.value, str) else None
             advice = f"did you mean {likely}?" if likely else f"write {self.kind.wanted}, or false for none"
@@ -331,9 +333,6 @@ class _Compiler(Generic[T]):
             case Array():
                 for below in node.elements:
                     self.name(below)
-            case Either():
-                self.name(node.yes)
-                self.name(node.no)
 
     def expression(self, raw: object, element: int | None, slot: str, bare_names: bool = False) -> Node:
         """Any part: parsed and resolved; with `bare_names` as the key's kind allows."""

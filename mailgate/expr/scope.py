@@ -49,7 +49,7 @@ class Scope(Protocol):
         """Who answers the functions that ask something outside."""
         ...
 
-    def note(self, choice_key: str, place: str, reads: tuple[tuple[str, object], ...], result: object) -> None:
+    def note(self, choice_key: str, place: str, reads: tuple[tuple[str, object], ...], result: object, /) -> None:
         """Take down one evaluation of a choice that is not constant, once it has its result.
 
         `reads` are the variables the choice names with their values, then each
