@@ -19,30 +19,22 @@ class ChunkReader:
     set where bare newlines are normalised.
     """
 
-    __slots__ = ("_held", "_line_start", "_lines", "_normalize", "bare_newline", "left")
+    __slots__ = ("_binary", "_held", "_line_start", "_lines", "_normalize", "bare_newline")
 
     def __init__(self, mode: BareNewline, binary: bool) -> None:
         self._normalize = mode is BareNewline.NORMALIZE
+        self._binary = binary
         self._lines = True
-        """Whether what comes next is made of lines."""
-        self._line_start: bool | None = True if binary else None
-        """Binary only: the text so far is empty or ends with CRLF."""
+        """What comes next is made of lines."""
+        self._line_start = True
+        """The text so far is empty or ends with CRLF; kept for binary text only."""
         self._held = b""
         self.bare_newline = False
-        self.left = 0
-        """Octets of the present chunk still to come."""
 
-    def begin(self, size: int) -> None:
-        """Begin a chunk of `size` octets."""
-        self.left = size
-
-    def take(self, octets: bytes, at: int) -> tuple[bytes, int]:
-        """Read a block from `at`; give what is to be stored and the place of the first octet not used."""
-        used = min(len(octets), at + self.left)
-        self.left -= used - at
-        text = octets[at:used]
+    def take(self, text: bytes) -> bytes:
+        """Read a block and give what is to be stored now; a CR at its end comes later."""
         if not self._lines:
-            return text, used
+            return text
         if self._held:
             text = self._held + text
         if text.endswith(b"\r"):
@@ -50,7 +42,7 @@ class ChunkReader:
             text = text[:-1]
         else:
             self._held = b""
-        return (self._checked(text) if text else b""), used
+        return self._checked(text) if text else b""
 
     def finish(self) -> bytes:
         """End the last chunk: a CR that waited stands alone after all. Gives what is still to be stored."""
@@ -63,13 +55,13 @@ class ChunkReader:
     def _checked(self, text: bytes) -> bytes:
         """Text without a CR at its end, looked at for bare newlines as far as it is made of lines."""
         body = b""
-        if self._line_start is not None:
+        if self._binary:
             end = self._header_end(text)
             if end >= 0:
                 self._lines = False
                 # The CR that waits belongs to the body.
                 text, body, self._held = text[:end], text[end:] + self._held, b""
-        if has_bare_newline(text):
+        if not self.bare_newline and has_bare_newline(text):
             if self._normalize:
                 text = normalized(text)
             else:

@@ -121,9 +121,7 @@ class Quit:
     """QUIT."""
 
 
-Command = (
-    Ehlo | StartTls | Auth | AuthResponse | Mail | Rcpt | Data | Bdat | Rset | Noop | Help | Vrfy | Expn | Quit
-)
+Command = Ehlo | StartTls | Auth | AuthResponse | Mail | Rcpt | Data | Bdat | Rset | Noop | Help | Vrfy | Expn | Quit
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,18 @@ class LineBuffer:
         self.at = 0
         self._discarding = False
 
+    def take(self, most: int) -> bytes:
+        """Take a block of at most so many octets; empty when there are none."""
+        at = self.at
+        block = self.octets[at : at + most]
+        self.at = at + len(block)
+        return block
+
+    def compact(self) -> None:
+        """Let go of the memory of what has been taken."""
+        self.octets = self.octets[self.at :]
+        self.at = 0
+
     def line(self) -> bytes | Fault | None:
         """Take the next line without its CRLF; None until more arrives.
 
