@@ -32,7 +32,7 @@ def lists(settings: Settings, read: Callable[[str], str] = read_text) -> Lists:
     made: list[NamedList] = []
     problems: list[str] = []
     for named in chain(
-        (from_lookup(id, each.entries) for id, each in settings.lookup.items()), _stores(settings, read, problems)
+        (from_lookup(id, {**each.entries}) for id, each in settings.lookup.items()), _stores(settings, read, problems)
     ):
         made.append(named)
     if problems:

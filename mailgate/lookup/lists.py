@@ -133,11 +133,11 @@ class NamedList:
             self._entries.setdefault(entry, value)
 
 
-def from_lookup(id: str, entries: Mapping[str, str]) -> NamedList:
-    """A list of `[lookup]`: entries, which may be globs, with their values, "" for an entry without one."""
+def from_lookup(id: str, entries: Mapping[str, str | bool]) -> NamedList:
+    """A list of `[lookup]`: entries, which may be globs, with their values; "" or True for an entry without one."""
     named = NamedList(id)
     for entry, value in entries.items():
-        named._add(entry, value or MEMBER, globs=True)
+        named._add(entry, value if value and isinstance(value, str) else MEMBER, globs=True)
     return named
 
 

@@ -47,8 +47,12 @@ class Answers:
         self._lists = lists
         self._dns_query = dns_query
         self._rules = rules
-        self.plain: Answers = self if rules is None else Answers(directories, lists, dns_query, None)
+        self._plain = self if rules is None else Answers(directories, lists, dns_query, None)
+
+    @property
+    def plain(self) -> Answers:
         """The same without sub-addressing and catch-all: what those two keys themselves may ask."""
+        return self._plain
 
     async def is_local_domain(self, directory: str, domain: str) -> bool | Unknown:
         """Whether `domain` is local; False when there is no default directory."""
@@ -66,7 +70,7 @@ class Answers:
         if self._rules is None:
             holder = await found.find(address)
         else:
-            holder = await self._rules.find(found, address, self.plain)
+            holder = await self._rules.find(found, address, self)
         return holder if isinstance(holder, Unknown) else holder is not None
 
     async def key_get(self, store: str, key: str) -> str | Unknown:

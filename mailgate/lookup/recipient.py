@@ -8,7 +8,7 @@ is unknown makes the answer unknown; no later step is tried in its place.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mailgate.expr.choice import Choice
 from mailgate.expr.outside import Outside
@@ -28,13 +28,28 @@ def unnoted(choice_key: str, place: str, reads: tuple[tuple[str, object], ...], 
     """A `Note` that keeps nothing."""
 
 
+@runtime_checkable
+class ByRules(Protocol):
+    """An `Outside` whose `is_local_address` follows the rules of this file."""
+
+    @property
+    def plain(self) -> Outside:
+        """The same for addresses exactly as they are."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class AddressScope:
     """What the two keys are evaluated against: the address being looked up, nothing of the session."""
 
     rcpt: str
-    outside: Outside
+    asked: Outside
     note: Note
+
+    @property
+    def outside(self) -> Outside:
+        """Who answers what the two keys ask themselves: their own rules are no part of that."""
+        return self.asked.plain if isinstance(self.asked, ByRules) else self.asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +64,8 @@ class AddressRules:
     ) -> Mailbox | MailingList | Unknown | None:
         """What takes mail for `address` (lower case) in `directory`; None when nothing does.
 
-        `outside` answers what the two expressions ask; its `is_local_address`
-        must not come back here (see `Answers.plain`).
+        `outside` answers what the two expressions ask, `is_local_address` for
+        addresses exactly as they are.
         """
         wanted = await self._without_detail(address, outside, note)
         if isinstance(wanted, Unknown):
