@@ -88,9 +88,9 @@ def begin(mechanism: str, username: str, secret: str) -> Exchange:
     return _CramMd5(username, secret)
 
 
-def encode(octets: bytes) -> str:
+def encode(octets: bytes) -> bytes:
     """Base64 for the wire; an empty initial response is `=` (RFC 4954 4)."""
-    return base64.b64encode(octets).decode("ascii")
+    return base64.b64encode(octets)
 
 
 def decode(text: str) -> bytes:

@@ -1,0 +1,88 @@
+"""The client dialogue over a stream: one connection that can take messages."""
+
+from __future__ import annotations
+
+from mailgate.deliver.security import Security
+from mailgate.mail.status import Delayed, ErrorKind, Failed, Outcome, RecipientStatus, RemoteReply
+from mailgate.net.stream import Stream
+from mailgate.wire.smtp.answer import Answer, MalformedReply
+from mailgate.wire.smtp.client import Answered, ClientConnection, Command, Phase
+from mailgate.wire.smtp.command import Quit
+
+UNPARSEABLE = "Unparseable SMTP Reply"
+
+
+class Broken(Exception):
+    """The connection ended, or what came was no reply; the connection is of no more use."""
+
+
+class Conversation:
+    """A stream, the dialogue on it, and what decides whether it may take another message."""
+
+    __slots__ = ("core", "host", "is_reused", "needs_reset", "opened", "proven", "security", "stream", "transactions")
+
+    def __init__(self, stream: Stream, host: str, security: Security, *, lmtp: bool) -> None:
+        self.stream = stream
+        self.core = ClientConnection(lmtp=lmtp)
+        self.host = host
+        self.security = security
+        self.opened = stream.now()
+        self.transactions = 0
+        self.is_reused = False
+        self.needs_reset = False
+        """The last transaction ended without content: RSET before the next."""
+        self.proven = False
+        """The server has taken a message on this connection: it may get content before it answered the envelope."""
+
+    async def reply(self, deadline: float) -> Answered:
+        """The next reply. Raises `Broken` and `StreamTimeout`."""
+        core = self.core
+        try:
+            event = core.next_event()
+            while event is None:
+                octets = await self.stream.read(deadline)
+                if not octets:
+                    raise Broken(self.stream.lost_text)
+                core.receive(octets)
+                event = core.next_event()
+        except MalformedReply as error:
+            raise Broken(error.reply.text) from error
+        return event
+
+    async def ask(self, command: Command, seconds: float) -> Answered:
+        """Send a command and wait for its reply. Raises `Broken` and `StreamTimeout`."""
+        self.stream.write(self.core.send(command))
+        return await self.reply(self.stream.now() + seconds)
+
+    @property
+    def is_usable(self) -> bool:
+        """True when another transaction may begin."""
+        return self.core.phase in (Phase.READY, Phase.TRANSACTION) and not self.core.replies_due and self.stream.is_open
+
+    def leave(self) -> None:
+        """Close: with QUIT where the dialogue has a place for it, in the background."""
+        if self.core.phase in (Phase.START, Phase.READY, Phase.LOGIN, Phase.TRANSACTION) and not self.core.replies_due:
+            self.stream.leave(self.core.send(Quit()))
+        else:
+            self.stream.leave(b"")
+
+
+def remote_reply(answer: Answer) -> RemoteReply:
+    """An answer as a status keeps it."""
+    return RemoteReply(answer.code, answer.enhanced, answer.text)
+
+
+def refused(host: str, line: str, answer: Answer) -> Delayed | Failed:
+    """What an answer that is not the hoped-for one means: 5xx is for good, all else for now."""
+    status = RecipientStatus(host, ErrorKind.UNEXPECTED_REPLY, command=line, reply=remote_reply(answer))
+    return Failed(status) if answer.is_permanent else Delayed(status)
+
+
+def broke_down(host: str, detail: str) -> Delayed:
+    """The connection did not do what it should."""
+    return Delayed(RecipientStatus(host, ErrorKind.CONNECTION, detail))
+
+
+def is_final(outcome: Outcome) -> bool:
+    """True when no attempt will follow."""
+    return not isinstance(outcome, Delayed)
