@@ -1,0 +1,373 @@
+"""Due work into lanes: one lane per virtual queue, so many attempts at once in each.
+
+    nudge (new mail), a timer (the next moment something falls due), the end of
+    an attempt, the poll limit  ->  one scan: claim what the free slots of all
+    lanes take, in one transaction  ->  one attempt per claimed unit.
+
+Scans are coalesced: at once when idle, at most one each 10 ms when busy, so that
+neither a flood of new mail nor a flood of results makes a flood of claims.
+Leases are renewed while attempts run; an attempt whose lease cannot be renewed
+is stopped before it sends the last octets of a message. On shutdown nothing is
+claimed any more, attempts get time to end, and leases are given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mailgate.deliver.plan import THREADS_OF_A_LOST_QUEUE
+from mailgate.deliver.unit import Attempt, Fence, Generation, Surroundings
+from mailgate.queue.item import Lease
+from mailgate.queue.store import StoreFailed
+
+# Between two scans while there is work: long enough to fill a claim, short enough to keep lanes full.
+_SCAN_SECONDS = 0.01
+_PRESSURE_SECONDS = 60.0
+_SWEEP_UNITS = 100
+
+_log = Logger(namespace="mailgate.deliver")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Times in seconds: `queue.poll`, `queue.lease`, `queue.sweep`."""
+
+    poll_seconds: float = 5.0
+    lease_seconds: float = 60.0
+    sweep_seconds: float = 30.0
+
+
+class _Lane:
+    """The slots of one virtual queue."""
+
+    __slots__ = ("has_more", "limit", "pressure_told", "running")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.running = 0
+        self.has_more = False
+        """The last claim took all it asked for: there is probably more."""
+        self.pressure_told = float("-inf")
+
+
+class _Running:
+    """One attempt under way; `lane` is None for one the sweep began."""
+
+    __slots__ = ("deferred", "fence", "lane", "lease", "renewed")
+
+    def __init__(self, lease: Lease, lane: _Lane | None, now: float) -> None:
+        self.lease = lease
+        self.lane = lane
+        self.fence = Fence()
+        self.renewed = now
+        self.deferred: Deferred[None] | None = None
+
+
+class Wake:
+    """The scheduler of one process. All methods are for the reactor's thread."""
+
+    def __init__(self, around: Surroundings, generation: Generation, clock: IReactorTime, pace: Pace = Pace()) -> None:
+        self._around = around
+        self._generation = generation
+        self._clock = clock
+        self._pace = pace
+        self._lanes: dict[str, _Lane] = {}
+        self._running: dict[tuple[int, str], _Running] = {}
+        self._is_open = False
+        self._is_scanning = False
+        self._is_wanted = False
+        self._last_scan = float("-inf")
+        self._scan_call: IDelayedCall | None = None
+        self._due_call: IDelayedCall | None = None
+        self._renew_call: IDelayedCall | None = None
+        self._sweep_call: IDelayedCall | None = None
+        self._idle: list[Deferred[None]] = []
+        self._make_lanes()
+
+    # --- what others call ----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to look for due work."""
+        self._is_open = True
+        self._sweep_call = self._clock.callLater(self._pace.sweep_seconds, self._sweep)
+        self._want_scan()
+
+    def nudge(self) -> None:
+        """Something new is in the queue. Cheap; call it as often as you like."""
+        if self._is_open and not self._is_wanted:
+            self._want_scan()
+
+    def use(self, generation: Generation) -> None:
+        """Take another generation of the configuration for the attempts that begin from now on."""
+        self._generation = generation
+        self._make_lanes()
+        self._want_scan()
+
+    @property
+    def running(self) -> int:
+        """Attempts under way."""
+        return len(self._running)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Claim nothing more and wait for the attempts; those that take too long are ended.
+
+        After a third of the time, an attempt that can be ended without doubt
+        about what was delivered is ended; at its end, every other one too.
+        """
+        self._is_open = False
+        for call in (self._scan_call, self._due_call, self._sweep_call):
+            _cancel(call)
+        limits = [
+            self._clock.callLater(grace_seconds / 3, self._abort, False),
+            self._clock.callLater(grace_seconds, self._abort, True),
+        ]
+        # A claim under way ends in attempts of its own: wait for what it brings, too.
+        while self._running or self._is_scanning:
+            idle: Deferred[None] = Deferred()
+            self._idle.append(idle)
+            await idle
+        for call in limits:
+            _cancel(call)
+        _cancel(self._renew_call)
+
+    # --- scans ---------------------------------------------------------------------------
+
+    def _make_lanes(self) -> None:
+        threads = self._generation.plan.threads
+        for name in {*threads, *self._lanes}:
+            limit = threads.get(name, THREADS_OF_A_LOST_QUEUE)
+            if name in self._lanes:
+                self._lanes[name].limit = limit
+            else:
+                self._lanes[name] = _Lane(limit)
+
+    def _want_scan(self) -> None:
+        """Have a scan soon: now when the last one is a while ago, never two at a time."""
+        if not self._is_open or self._is_wanted:
+            return
+        self._is_wanted = True
+        if not self._is_scanning:
+            wait = self._last_scan + _SCAN_SECONDS - self._clock.seconds()
+            self._scan_call = self._clock.callLater(max(0.0, wait), self._begin_scan)
+
+    def _begin_scan(self) -> None:
+        self._is_wanted = False
+        self._is_scanning = True
+        Deferred.fromCoroutine(self._scan()).addErrback(self._broken).addBoth(self._end_scan)
+
+    def _end_scan(self, _: object) -> None:
+        self._is_scanning = False
+        self._last_scan = self._clock.seconds()
+        if not self._is_open:
+            self._tell_idle()
+        elif self._is_wanted:
+            self._is_wanted = False
+            self._want_scan()
+
+    async def _scan(self) -> None:
+        slots = {name: lane.limit - lane.running for name, lane in self._lanes.items() if lane.running < lane.limit}
+        leases: list[Lease] = []
+        if slots:
+            try:
+                leases = await self._around.store.claim(slots, self._around.wall_ms())
+            except StoreFailed as fault:
+                _log.error("{event} {details}", event="queue.claim-failed", details=str(fault))
+                self._look_again_in(self._pace.poll_seconds)
+                return
+        taken: dict[str, int] = {}
+        for lease in leases:
+            taken[lease.queue] = taken.get(lease.queue, 0) + 1
+        for name, free in slots.items():
+            self._lanes[name].has_more = taken.get(name, 0) >= free
+        if self._is_open:
+            for lease in leases:
+                self._begin(lease, self._lanes[lease.queue])
+        else:
+            await self._give_back(leases)
+            return
+        if not self._is_wanted:
+            await self._plan_next_look()
+
+    async def _plan_next_look(self) -> None:
+        """Set the timer for the earliest moment a free lane has something to do."""
+        now = self._clock.seconds()
+        free = []
+        for name, lane in self._lanes.items():
+            if lane.running < lane.limit:
+                free.append(name)
+            elif lane.has_more and now - lane.pressure_told >= _PRESSURE_SECONDS:
+                await self._tell_pressure(name, lane, now)
+        wait = self._pace.poll_seconds
+        if free:
+            try:
+                due_ms = await self._around.store.next_due(free)
+            except StoreFailed:
+                due_ms = None
+            if due_ms is not None:
+                wait = min(wait, (due_ms - self._around.wall_ms()) / 1000)
+        self._look_again_in(wait)
+
+    async def _tell_pressure(self, name: str, lane: _Lane, now: float) -> None:
+        try:
+            due_ms = await self._around.store.next_due([name])
+        except StoreFailed:
+            return
+        if due_ms is not None and due_ms <= self._around.wall_ms():
+            lane.pressure_told = now
+            _log.warn(
+                "{event} queueName={queueName} limit={limit} reason={reason}",
+                event="queue.back-pressure",
+                queueName=name,
+                limit=lane.limit,
+                reason="more is due than slots are free",
+            )
+
+    def _look_again_in(self, seconds: float) -> None:
+        """Scan at the latest in so many seconds."""
+        if not self._is_open:
+            return
+        _cancel(self._due_call)
+        self._due_call = self._clock.callLater(max(seconds, _SCAN_SECONDS), self._want_scan)
+
+    def _look_again_at(self, due_ms: int) -> None:
+        """Something falls due at this moment: not later than then."""
+        seconds = max((due_ms - self._around.wall_ms()) / 1000, 0.0)
+        if seconds < _SCAN_SECONDS:
+            self._want_scan()
+        elif self._due_call is None or not self._due_call.active():
+            self._look_again_in(min(seconds, self._pace.poll_seconds))
+        elif self._due_call.getTime() > self._clock.seconds() + seconds:
+            self._look_again_in(seconds)
+
+    # --- attempts ------------------------------------------------------------------------
+
+    def _begin(self, lease: Lease, lane: _Lane | None) -> None:
+        running = _Running(lease, lane, self._clock.seconds())
+        if lane is not None:
+            lane.running += 1
+        self._running[lease.item.id, lease.queue] = running
+        if self._renew_call is None:
+            self._renew_call = self._clock.callLater(self._pace.lease_seconds / 3, self._renew)
+        attempt = Attempt(lease, self._around, self._generation, running.fence)
+        running.deferred = Deferred.fromCoroutine(self._run(attempt, running))
+        running.deferred.addErrback(self._ended_badly, running).addBoth(self._ended, running)
+
+    async def _run(self, attempt: Attempt, running: _Running) -> None:
+        due_ms = await attempt.run()
+        if due_ms is not None and self._is_open:
+            self._look_again_at(due_ms)
+
+    def _ended_badly(self, failure: Failure, running: _Running) -> None:
+        """An attempt that could not even record: its lease runs out, and the unit is tried again."""
+        queue_id = running.lease.item.id_text
+        if failure.check(CancelledError):
+            _log.info("{event} queueId={queueId}", event="delivery.attempt-aborted", queueId=queue_id)
+        else:
+            _log.failure("Delivery attempt ended by a fault, queueId={queueId}", failure, queueId=queue_id)
+
+    def _ended(self, _: object, running: _Running) -> None:
+        key = (running.lease.item.id, running.lease.queue)
+        if self._running.get(key) is running:
+            del self._running[key]
+        lane = running.lane
+        if lane is not None:
+            lane.running -= 1
+            if lane.has_more:
+                self._want_scan()
+        if not self._running:
+            self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for waiting in idle:
+            waiting.callback(None)
+
+    def _abort(self, everything: bool) -> None:
+        for running in list(self._running.values()):
+            if running.deferred is not None and (everything or running.fence.may_abort):
+                running.deferred.cancel()
+
+    async def _give_back(self, leases: list[Lease]) -> None:
+        for lease in leases:
+            try:
+                await self._around.store.record(lease, (), None, end=True)
+            except StoreFailed:
+                # It runs out by itself.
+                return
+
+    # --- leases and expiry ----------------------------------------------------------------
+
+    def _renew(self) -> None:
+        self._renew_call = None
+        if self._running:
+            self._renew_call = self._clock.callLater(self._pace.lease_seconds / 3, self._renew)
+            Deferred.fromCoroutine(self._renew_all()).addErrback(self._broken)
+
+    async def _renew_all(self) -> None:
+        began = self._clock.seconds()
+        held = list(self._running.values())
+        lost: set[int] = set()
+        try:
+            lost = await self._around.store.renew([running.lease for running in held])
+        except StoreFailed as fault:
+            _log.error("{event} {details}", event="queue.renew-failed", details=str(fault))
+        else:
+            for running in held:
+                running.renewed = began
+        oldest = self._clock.seconds() - self._pace.lease_seconds * 2 / 3
+        for running in held:
+            if running.lease.item.id in lost or running.renewed <= oldest:
+                self._fence_off(running)
+
+    def _fence_off(self, running: _Running) -> None:
+        """The lease may be another's by now: stop, unless the message is already as good as delivered."""
+        if not running.fence.lost:
+            _log.warn("{event} queueId={queueId}", event="queue.lease-expired", queueId=running.lease.item.id_text)
+        running.fence.lost = True
+        if running.deferred is not None and running.fence.may_abort:
+            running.deferred.cancel()
+
+    def _sweep(self) -> None:
+        if self._is_open:
+            self._sweep_call = self._clock.callLater(self._pace.sweep_seconds, self._sweep)
+            Deferred.fromCoroutine(self._sweep_expired()).addErrback(self._broken)
+
+    async def _sweep_expired(self) -> None:
+        """Close what has expired although no lane got to it: a queue that is full, or that nobody serves."""
+        try:
+            leases = await self._around.store.expired(self._around.wall_ms(), _SWEEP_UNITS)
+        except StoreFailed as fault:
+            _log.error("{event} {details}", event="queue.claim-failed", details=str(fault))
+            return
+        if not self._is_open:
+            await self._give_back(leases)
+            return
+        for lease in leases:
+            self._begin(lease, None)
+
+    def _broken(self, failure: Failure) -> None:
+        """A fault of the program in a scan: told, and looked again at the poll limit."""
+        _log.failure("The delivery scheduler met a fault", failure)
+        self._look_again_in(self._pace.poll_seconds)
+
+
+def _cancel(call: IDelayedCall | None) -> None:
+    if call is not None and call.active():
+        call.cancel()
+
+
+def pause_with(clock: IReactorTime) -> Callable[[float], Awaitable[None]]:
+    """How attempts wait a while: by this clock."""
+
+    def pause(seconds: float) -> Deferred[None]:
+        waiting: Deferred[None] = Deferred(lambda _: call.cancel())
+        call = clock.callLater(seconds, waiting.callback, None)
+        return waiting
+
+    return pause
