@@ -135,9 +135,9 @@ class Context:
         """What expressions may ask of directories, lists and DNS."""
         return self.ports.outside
 
-    def note(self, key: str, place: str, reads: tuple[tuple[str, object], ...], result: object) -> None:
+    def note(self, choice_key: str, place: str, reads: tuple[tuple[str, object], ...], result: object) -> None:
         """Record the evaluation of one expression in the trace."""
-        self.trail.add(self.stage.value, key, place, reads, str(result), 0)
+        self.trail.add(self.stage.value, choice_key, place, reads, str(result), 0)
 
     def changed(self, changes: tuple[Change, ...]) -> Self:
         """The context after these changes: nothing in it can be changed at this stage."""

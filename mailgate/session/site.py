@@ -36,4 +36,3 @@ class Site:
     """Seconds since the epoch."""
     default_domain: str
     """`report.domain`: what `<postmaster>` without a domain belongs to."""
-    tls_available: bool

@@ -1,0 +1,75 @@
+"""`twistd mailgate`: the options, and the service they make.
+
+The reactor is imported here and nowhere else; everything is given it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import ClassVar, NoReturn
+
+from twisted.application.service import IService
+from twisted.internet import reactor
+from twisted.python import usage
+
+from mailgate import __version__
+from mailgate.config.check import CheckResult, check_file
+from mailgate.service.build import build
+from mailgate.service.gateway import Gateway
+from mailgate.service.log import LineObserver
+
+DEFAULT_CONFIG = "/etc/mailgate/mailgate.toml"
+
+# sysexits.h: EX_CONFIG.
+EX_CONFIG = 78
+
+
+def _observer() -> LineObserver:
+    """The log on standard output: where `twistd -n` writes, and what a supervisor collects."""
+    return LineObserver(sys.stdout)
+
+
+class Options(usage.Options):
+    """What `twistd mailgate` takes."""
+
+    synopsis = "twistd [twistd options] mailgate [--config FILE] [--check]"
+    longdesc = (
+        "Runs the mail gateway. The configuration is one TOML file; all its errors are reported at once, "
+        "each with file, line and key, and none of it is used while there is any (exit status 78)."
+    )
+    optParameters: ClassVar[list[list[object]]] = [
+        ["config", "c", DEFAULT_CONFIG, "The configuration file."],
+    ]
+    optFlags: ClassVar[list[list[object]]] = [
+        ["check", None, "Check the configuration, report, and exit: 0 when it can be used, else 78."],
+    ]
+
+    def opt_version(self) -> NoReturn:
+        """Show mailgate's version and exit."""
+        print(f"mailgate {__version__}")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """Check only, where that was asked for; else have events written in mailgate's own form."""
+        if self["check"]:
+            result = check_file(self["config"])
+            _report(result)
+            raise SystemExit(EX_CONFIG if result.errors else 0)
+        parent = getattr(self, "parent", None)
+        if parent is not None and not any(parent.get(name) for name in ("logger", "logfile", "syslog")):
+            if parent.get("nodaemon"):
+                parent["logger"] = _observer
+
+
+def _report(result: CheckResult) -> None:
+    for problem in (*result.errors, *result.warnings):
+        print(problem)
+
+
+def makeService(options: Options) -> IService:
+    """Load the configuration and build the gateway; ends the program with 78 when it cannot be used."""
+    result = check_file(options["config"])
+    if result.settings is None:
+        _report(result)
+        raise SystemExit(EX_CONFIG)
+    return Gateway(build(result.settings, reactor), result.settings, tuple(str(warning) for warning in result.warnings))
