@@ -199,7 +199,7 @@ class Ring:
             self._close_file()
         os.makedirs(self._folder, mode=0o750, exist_ok=True)
         self._trim(now)
-        name = f"{int(now * 1000):013d}-{os.getpid()}-{next(self._numbers)}{SUFFIX}"
+        name = f"{int(now * 1000):013d}-{os.getpid()}-{next(self._numbers):06d}{SUFFIX}"
         path = os.path.join(self._folder, name)
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._file_octets = 0
