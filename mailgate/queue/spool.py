@@ -9,7 +9,7 @@ the row that refers to it, and a file without one is garbage (`recover.py`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -41,10 +41,19 @@ class FileSpool:
     """The `Spool` of a store with a spool directory."""
 
     def __init__(
-        self, queue_id: int, spool_dir: str, inline_octets: int, run_blocking: RunBlocking, space: Space
+        self,
+        queue_id: int,
+        spool_dir: str,
+        inline_octets: int,
+        run_blocking: RunBlocking,
+        space: Space,
+        in_files: MutableMapping[int, FileSpool],
     ) -> None:
+        self._queue_id = queue_id
         self._directory = spool_dir
-        self._path = os.path.join(spool_dir, spool_name(queue_id))
+        self._in_files = in_files
+        """Where the store finds those that have a file."""
+        self._path = ""
         self._inline_octets = inline_octets
         self._run_blocking = run_blocking
         self._space = space
@@ -89,6 +98,8 @@ class FileSpool:
             if self._size <= self._inline_octets:
                 return None
             self._in_file = True
+            self._path = os.path.join(self._directory, spool_name(self._queue_id))
+            self._in_files[self._queue_id] = self
             self._waiting_octets = self._size
         else:
             self._waiting_octets += len(octets)

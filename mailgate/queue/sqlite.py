@@ -18,8 +18,9 @@ from functools import partial
 from hashlib import sha256
 from weakref import WeakValueDictionary
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mailgate.queue import lease as host
 from mailgate.queue import place, reads, recover
@@ -105,7 +106,7 @@ class SqliteStore:
         self._space = place.Space((os.path.dirname(path) or ".", spool_dir), min_free_octets)
         self._writer = Writer(reactor, self._space, self._open, self._close)
         self._reader = Reader(reactor, lambda: connect(path, write=False))
-        self._spools: WeakValueDictionary[int, FileSpool] = WeakValueDictionary()
+        self._in_files: WeakValueDictionary[int, FileSpool] = WeakValueDictionary()
         self._lock: int | None = None
         self._id_ms = 0
         self._ids_left = _SEQUENCES
@@ -201,9 +202,9 @@ class SqliteStore:
 
     def spool(self, queue_id: int) -> FileSpool:
         """Begin taking a message's octets."""
-        spool = FileSpool(queue_id, self._spool_dir, self._inline_octets, self._run_blocking, self._space)
-        self._spools[queue_id] = spool
-        return spool
+        return FileSpool(
+            queue_id, self._spool_dir, self._inline_octets, self._run_blocking, self._space, self._in_files
+        )
 
     def commit(self, message: NewMessage) -> Deferred[None]:
         """Keep the message for good: fires after the commit that holds it is on disk (I1).
@@ -309,6 +310,7 @@ class SqliteStore:
 
     def _collect(self) -> None:
         self._collecting = Deferred.fromCoroutine(self._collect_and_wait())
+        self._collecting.addErrback(_trap_cancelled)
 
     async def _collect_and_wait(self) -> None:
         try:
@@ -321,7 +323,7 @@ class SqliteStore:
 
     def _take_over(self, message: NewMessage) -> None:
         """From here on a discarded spool no longer removes the file: the store does, when the commit fails."""
-        spool = self._spools.pop(message.id, None)
+        spool = self._in_files.pop(message.id, None)
         if spool is not None:
             spool.keep()
 
@@ -359,6 +361,10 @@ class SqliteStore:
 
     def _file(self, queue_id: int) -> str:
         return os.path.join(self._spool_dir, place.spool_name(queue_id))
+
+
+def _trap_cancelled(failure: Failure) -> None:
+    failure.trap(CancelledError)
 
 
 def _announced(result: tuple[list[tuple[int, str]], list[Lease]]) -> list[Lease]:

@@ -19,7 +19,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from hashlib import sha256
-from itertools import chain
 
 from mailgate.queue import rows
 from mailgate.queue.item import Lease, NewMessage, QueuedRecipient, QueueItem, RecipientUpdate
@@ -76,9 +75,6 @@ FROM recipient WHERE message_id = :id AND (state NOT IN {_FINAL} OR NOT dsn_sent
 GROUP BY queue"""
 
 _NEVER = 2**63 - 1
-# Rows per INSERT statement: each step of a statement lets go of the interpreter's lock and has to
-# win it back from a busy reactor thread, so many rows go in one step.
-_GROUPS = (64, 16, 4, 1)
 
 
 class Recorded(Enum):
@@ -109,14 +105,13 @@ class Tables:
         self._owner = owner
         self._lease_ms = lease_ms
         self._insert = {
-            (table, n): f"INSERT INTO {table} ({columns}) VALUES " + ",".join([_places(columns)] * n)
+            table: f"INSERT INTO {table} ({columns}) VALUES {_places(columns)}"
             for table, columns in (
                 ("message", rows.MESSAGE),
                 ("content", rows.CONTENT),
                 ("recipient", rows.RECIPIENT),
                 ("unit", rows.UNIT),
             )
-            for n in _GROUPS
         }
 
     def insert(self, messages: Iterable[tuple[NewMessage, str | None]]) -> None:
@@ -137,20 +132,10 @@ class Tables:
             message_rows.append(rows.message_row(message, digest))
             recipient_rows += [rows.recipient_row(message, recipient) for recipient in message.recipients]
             unit_rows += _unit_rows(message)
-        self._insert_rows("message", message_rows)
-        self._insert_rows("content", content_rows)
-        self._insert_rows("recipient", recipient_rows)
-        self._insert_rows("unit", unit_rows)
-
-    def _insert_rows(self, table: str, cells: list[rows.Row]) -> None:
-        start = 0
-        left = len(cells)
-        for size in _GROUPS:
-            while left >= size:
-                group = cells[start : start + size]
-                self.db.execute(self._insert[table, size], tuple(chain.from_iterable(group)))
-                start += size
-                left -= size
+        self.db.executemany(self._insert["message"], message_rows)
+        self.db.executemany(self._insert["content"], content_rows)
+        self.db.executemany(self._insert["recipient"], recipient_rows)
+        self.db.executemany(self._insert["unit"], unit_rows)
 
     def lapse(self, boot_ms: int) -> list[tuple[int, str]]:
         """Free the units whose lease has run out: (queue id, virtual queue) of each."""
@@ -219,7 +204,7 @@ class Tables:
         }
         for queue, (due, expires) in wanted.items():
             if queue not in units:
-                self.db.execute(self._insert["unit", 1], (id_, queue, due, expires, 0))
+                self.db.execute(self._insert["unit"], (id_, queue, due, expires, 0))
             elif units[queue][2:] != (due, expires):
                 self.db.execute(
                     "UPDATE unit SET due = ?, expires = ? WHERE message_id = ? AND queue = ?",

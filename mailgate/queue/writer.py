@@ -26,7 +26,7 @@ T = TypeVar("T")
 _log = Logger()
 
 # A log is copied back into the database when this much was written to it since the last time.
-_CHECKPOINT_OCTETS = 8 * 1024 * 1024
+_CHECKPOINT_OCTETS = 2 * 1024 * 1024
 # What a change adds to the log besides a message's octets.
 _CHANGE_OCTETS = 4096
 
