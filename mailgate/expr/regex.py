@@ -83,8 +83,8 @@ class _Group:
     """What is known of an open group while its body is read."""
 
     multiline: bool
-    closers: int = 1
-    """Parentheses to write where it ends: one more for each `(?i)` inside."""
+    flags: list[str] = field(default_factory=list)
+    """What each `(?i)` in it was translated to: a group that ends with the alternative and begins again with the next."""
     atoms: int = 0
     """Atoms in the current alternative."""
     endless: bool = False
@@ -103,14 +103,14 @@ class _Translation:
     written: str
     at: int = 0
     out: list[str] = field(default_factory=list)
-    groups: list[_Group] = field(default_factory=lambda: [_Group(False, 0)])
+    groups: list[_Group] = field(default_factory=lambda: [_Group(False)])
     atom_is_ambiguous: bool = False
     """The last atom is a group that must not be repeated without end."""
 
     def result(self) -> str:
         while self.at < len(self.written):
             self.step()
-        self.out.append(")" * self.groups[0].closers)
+        self.out.append(")" * len(self.groups[0].flags))
         return "".join(self.out)
 
     def step(self) -> None:
@@ -124,8 +124,9 @@ class _Translation:
         elif character == ")":
             self.close_group()
         elif character == "|":
-            self.groups[-1].end_alternative()
-            self.put("|")
+            group = self.groups[-1]
+            group.end_alternative()
+            self.put(")" * len(group.flags) + "|" + "".join(group.flags))
         elif repeat := _REPEAT.match(self.written, self.at):
             self.repetition(repeat)
         elif character == "$":
@@ -232,7 +233,7 @@ class _Translation:
         self.put(opening, len(found[0]))
         if found[3] == ")":
             # To the end of the group that it stands in, further alternatives included.
-            self.groups[-1].closers += 1
+            self.groups[-1].flags.append(opening)
             self.groups[-1].multiline = multiline
         else:
             group.multiline = multiline
@@ -242,7 +243,7 @@ class _Translation:
             raise BadValue(f"'{self.written}' has a ) without its (", "remove it, or write \\)")
         group = self.groups.pop()
         group.end_alternative()
-        self.atom(")" * group.closers, 1, group.ambiguous)
+        self.atom(")" * (len(group.flags) + 1), 1, group.ambiguous)
 
     def repetition(self, found: re.Match[str]) -> None:
         least, comma, most = found[1], found[2], found[3]
