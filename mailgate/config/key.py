@@ -12,18 +12,23 @@ Defaults are written as they would stand in the file and are read the same way.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
 
 from mailgate.config.kind import Kind, Quoted
-from mailgate.expr.choice import Choice
+from mailgate.expr.choice import Choice, compile_choice
 from mailgate.expr.kind import ResultKind
+from mailgate.expr.resolve import Environment
 from mailgate.expr.scope import Context
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 T = TypeVar("T")
-S = TypeVar("S")
+S = TypeVar("S", bound="DataclassInstance")
 
 METADATA = "mailgate"
 """Where a field keeps its declaration."""
@@ -48,10 +53,10 @@ class Derived:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyDeclaration(Generic[T]):
+class KeyDeclaration:
     """A key with a literal value."""
 
-    kind: Kind[T]
+    kind: Kind[object]
     default: object
     """As TOML would say it, or `Derived`, or `Absent`."""
     doc: str
@@ -61,14 +66,28 @@ class KeyDeclaration(Generic[T]):
     unit: str = ""
 
 
+class ChoiceFacts(Protocol):
+    """What checking needs of a compiled rule, whatever its result is."""
+
+    @property
+    def literals(self) -> tuple[tuple[str, str], ...]:
+        """Names that are written out in it, as (kind, name)."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class RuleDeclaration(Generic[T]):
+class RuleDeclaration:
     """A key whose value is an expression or a list of `if`, `then` and `else`."""
 
-    kind: ResultKind[T]
+    wanted: str
+    """What the expression has to give, for people."""
+    words: tuple[str, ...]
+    """The constants it may name."""
     context: Context
     default: object
     doc: str
+    compiled: Callable[[object, str, str, Environment], ChoiceFacts]
+    """Takes the raw value, key and place; raises `ExpressionErrors`."""
     synonyms: tuple[str, ...] = ()
     unit: str = ""
 
@@ -77,7 +96,7 @@ class RuleDeclaration(Generic[T]):
 class TableDeclaration:
     """A table with keys of its own."""
 
-    type: Callable[..., object]
+    type: type[DataclassInstance]
     inherits: str = ""
     """The table whose keys stand in for those not given here."""
 
@@ -86,36 +105,32 @@ class TableDeclaration:
 class TablesDeclaration:
     """A table of tables with names the operator chooses."""
 
-    variants: Mapping[str, Callable[..., object]]
+    variants: Mapping[str, type[DataclassInstance]]
     """By the word of the key `type`; one entry under "" where the tables are all alike."""
     id: Kind[str]
     builtin: Mapping[str, Mapping[str, object]]
     """Entries that are there unless the file has one of that name."""
+    refused: Mapping[str, tuple[str, str]]
+    """Words of `type` that are known, but refused: problem and advice."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableListDeclaration:
     """An array of tables."""
 
-    type: Callable[..., object]
+    type: type[DataclassInstance]
 
 
 @dataclass(frozen=True, slots=True)
-class EntriesDeclaration(Generic[T]):
+class EntriesDeclaration:
     """A table whose entries are data, such as a list that expressions ask."""
 
-    kind: Kind[T]
+    kind: Kind[object]
     doc: str
 
 
-Declaration = (
-    KeyDeclaration[object]
-    | RuleDeclaration[object]
-    | TableDeclaration
-    | TablesDeclaration
-    | TableListDeclaration
-    | EntriesDeclaration[object]
-)
+Literal = KeyDeclaration | RuleDeclaration
+Declaration = Literal | TableDeclaration | TablesDeclaration | TableListDeclaration | EntriesDeclaration
 
 
 class _Missing(Generic[T]):
@@ -189,38 +204,43 @@ def rule(
     unit: str = "",
 ) -> Choice[T]:
     """Declare a key whose value is an expression, evaluated in `context`."""
-    declaration = RuleDeclaration(kind, context, default, doc, synonyms, unit)
+
+    def compiled(raw: object, key: str, place: str, environment: Environment) -> Choice[T]:
+        return compile_choice(raw, key=key, place=place, context=context, kind=kind, environment=environment)
+
+    declaration = RuleDeclaration(kind.wanted, kind.words, context, default, doc, compiled, synonyms, unit)
     return dataclasses.field(default_factory=_Missing[Choice[T]](), metadata={METADATA: declaration})
 
 
-def table(type: Callable[..., S], *, inherits: str = "") -> S:
+def table(type: type[S], *, inherits: str = "") -> S:
     """Declare a table; its keys are the fields of `type`."""
     return dataclasses.field(default_factory=_Missing[S](), metadata={METADATA: TableDeclaration(type, inherits)})
 
 
 def tables(
-    type: Callable[..., S],
+    type: type[S],
     *,
     id: Kind[str],
     builtin: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Mapping[str, S]:
     """Declare a table of tables that are all alike, by the names the operator gave them."""
-    declaration = TablesDeclaration({"": type}, id, builtin or {})
+    declaration = TablesDeclaration({"": type}, id, builtin or {}, {})
     return dataclasses.field(default_factory=_Missing[Mapping[str, S]](), metadata={METADATA: declaration})
 
 
 def variants(
-    types: Mapping[str, Callable[..., S]],
+    types: Mapping[str, type[S]],
     *,
     id: Kind[str],
     builtin: Mapping[str, Mapping[str, object]] | None = None,
+    refused: Mapping[str, tuple[str, str]] | None = None,
 ) -> Mapping[str, S]:
     """Declare a table of tables whose keys depend on the word each has as `type`."""
-    declaration = TablesDeclaration(types, id, builtin or {})
+    declaration = TablesDeclaration(types, id, builtin or {}, refused or {})
     return dataclasses.field(default_factory=_Missing[Mapping[str, S]](), metadata={METADATA: declaration})
 
 
-def table_list(type: Callable[..., S]) -> tuple[S, ...]:
+def table_list(type: type[S]) -> tuple[S, ...]:
     """Declare an array of tables."""
     return dataclasses.field(default_factory=_Missing[tuple[S, ...]](), metadata={METADATA: TableListDeclaration(type)})
 
@@ -230,3 +250,29 @@ def entries(kind: Kind[T], *, doc: str) -> Mapping[str, T]:
     return dataclasses.field(
         default_factory=_Missing[Mapping[str, T]](), metadata={METADATA: EntriesDeclaration(kind, doc)}
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One declared name of a table, as the file spells it, with the attribute that holds its value."""
+
+    name: str
+    attribute: str
+    declaration: Declaration
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """The name, and older names that mean the same."""
+        synonyms = self.declaration.synonyms if isinstance(self.declaration, Literal) else ()
+        return (self.name, *synonyms)
+
+
+@functools.cache
+def layout(type: type[DataclassInstance]) -> tuple[Entry, ...]:
+    """What a table may hold, in the order of its declaration."""
+    found = []
+    for field in dataclasses.fields(type):
+        declaration: object = field.metadata.get(METADATA)
+        if isinstance(declaration, Declaration):
+            found.append(Entry(field.name.rstrip("_").replace("_", "-"), field.name, declaration))
+    return tuple(found)

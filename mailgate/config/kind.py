@@ -18,6 +18,7 @@ from mailgate.expr.scope import nearest
 from mailgate.expr.value import OFF_WORDS, BadValue, read_duration, read_size
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 # What fits into 64 bits signed; SQLite and the expression language end there too.
 _LARGEST = 2**63 - 1
@@ -70,11 +71,11 @@ class Quoted(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
+class Kind(Generic[T_co]):
     """One way to write a value. `name` describes it in the reference page and in errors."""
 
     name: str
-    read: Callable[[Quoted], T]
+    read: Callable[[Quoted], T_co]
     """Raises `Unfit`."""
 
 
@@ -304,20 +305,28 @@ def _free_space(value: Quoted) -> FreeSpace:
 FREE_SPACE = Kind("size or percentage", _free_space)
 
 
-def word(*words: str, synonyms: Mapping[str, str] | None = None) -> Kind[str]:
-    """One of a few words, without regard to case; a synonym gives the word it stands for."""
-    meant = {**{w: w for w in words}, **(synonyms or {})}
+def word(
+    *words: str, synonyms: Mapping[str, str] | None = None, refused: Mapping[str, tuple[str, str]] | None = None
+) -> Kind[str]:
+    """One of a few words, without regard to case; a synonym gives the word it stands for.
+
+    `refused` are words with an error of their own: problem and advice.
+    """
+    meant = {**{w.lower(): w for w in words}, **(synonyms or {})}
+    choice = ", ".join(f'"{w}"' for w in words)
 
     def read(value: Quoted) -> str:
         raw = value.raw
         text = ("true" if raw else "false") if isinstance(raw, bool) else raw
-        if isinstance(text, str) and text.strip().lower() in meant:
-            return meant[text.strip().lower()]
-        listed = ", ".join(f'"{w}"' for w in words)
-        near = nearest(raw, words) if isinstance(raw, str) and not value.secret else None
-        raise Unfit(
-            f"{value.text} is none of {listed}", f'did you mean "{near}"?' if near else f"write one of {listed}"
-        )
+        wanted = text.strip().lower() if isinstance(text, str) else ""
+        if wanted in meant:
+            return meant[wanted]
+        if refused is not None and wanted in refused:
+            problem, advice = refused[wanted]
+            raise Unfit(f"{value.text}: {problem}", advice)
+        near = nearest(wanted, words) if wanted and not value.secret else None
+        problem = f"{value.text} is not {choice}" if len(words) == 1 else f"{value.text} is none of {choice}"
+        raise Unfit(problem, f'did you mean "{near}"?' if near else "write one of these words")
 
     return Kind(" or ".join(f"`{w}`" for w in words), read)
 

@@ -105,6 +105,10 @@ class ScheduleSettings:
     )
     jitter: int = key(integer(0, 50), default=0, unit="percent", doc="Added to each interval at random, at most.")
 
+    def __post_init__(self) -> None:
+        if self.expire is None and self.max_attempts is None:
+            object.__setattr__(self, "expire", timedelta(days=3))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalRouteSettings:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from mailgate.config.key import key
 from mailgate.config.kind import BOOLEAN, DNS_SERVER, DURATION, DnsServer, integer, listed, word
+from mailgate.config.schema.unsupported import REFUSAL, RESOLVER_TYPES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +15,7 @@ class ResolverSettings:
     """DNS resolution. Nothing is validated here: the resolver's AD bit is what counts."""
 
     type: str = key(
-        word("system", "custom"),
+        word("system", "custom", refused=dict.fromkeys(RESOLVER_TYPES, (REFUSAL, 'write "system" or "custom"'))),
         default="system",
         doc="`system` asks the servers of /etc/resolv.conf, `custom` those of `resolver.custom`.",
     )

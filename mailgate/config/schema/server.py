@@ -104,6 +104,10 @@ class ListenerSettings:
     tls: ListenerTlsSettings = table(ListenerTlsSettings, inherits="server.tls")
     socket: SocketSettings = table(SocketSettings, inherits="server.socket")
 
+    def __post_init__(self) -> None:
+        port = 24 if self.protocol == "lmtp" else 25
+        object.__setattr__(self, "bind", tuple(SocketAddress(host, given or port) for host, given in self.bind))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:

@@ -23,6 +23,7 @@ from mailgate.config.schema.storage import (
     StorageSettings,
     StoreSettings,
 )
+from mailgate.config.schema.unsupported import DIRECTORY_TYPES, STORE_TYPES
 from mailgate.config.system import DEFAULT_QUEUE
 
 
@@ -33,13 +34,17 @@ class Settings:
     server: ServerSettings = table(ServerSettings)
     certificate: Mapping[str, CertificateSettings] = tables(CertificateSettings, id=ID)
     storage: StorageSettings = table(StorageSettings)
-    store: Mapping[str, StoreSettings] = variants({"sqlite": SqliteStoreSettings, "memory": MemoryStoreSettings}, id=ID)
+    store: Mapping[str, StoreSettings] = variants(
+        {"sqlite": SqliteStoreSettings, "memory": MemoryStoreSettings}, id=ID, refused=STORE_TYPES
+    )
     lookup: Mapping[str, LookupSettings] = entries(
         LOOKUP,
         doc='A list that expressions ask with `key_exists` and `key_get`: `name = ["a", "b"]`, or a table with '
         '`"a" = true` and `"key" = "value"`. Keys may hold the wildcards `*` and `?`.',
     )
-    directory: Mapping[str, DirectorySettings] = variants({"memory": MemoryDirectorySettings}, id=ID)
+    directory: Mapping[str, DirectorySettings] = variants(
+        {"memory": MemoryDirectorySettings}, id=ID, refused=DIRECTORY_TYPES
+    )
     session: SessionSettings = table(SessionSettings)
     queue: QueueSettings = table(QueueSettings)
     resolver: ResolverSettings = table(ResolverSettings)

@@ -1,0 +1,303 @@
+"""What one key has to do with another: names that must be defined, values that must agree.
+
+The reader has checked every value for itself. Here whatever names something
+defined elsewhere is resolved, and certificates are tried.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+from mailgate.config.error import dotted
+from mailgate.config.place import Path
+from mailgate.config.reader import Findings, Reader
+from mailgate.config.schema.certificate import CertificateSettings
+from mailgate.config.schema.directory import PrincipalSettings
+from mailgate.config.schema.queue import (
+    LocalRouteSettings,
+    RelayAuthSettings,
+    ScheduleSettings,
+    TlsSettings,
+)
+from mailgate.config.schema.resolver import ResolverSettings
+from mailgate.config.schema.server import FOREIGN_PROTOCOLS, ListenerSettings
+from mailgate.config.schema.storage import STANDARD_LISTS, MemoryStoreSettings, StorageSettings
+from mailgate.config.schema.unsupported import MECHANISMS, REFUSAL
+from mailgate.expr.scope import nearest
+
+if TYPE_CHECKING:
+    pass
+
+T = TypeVar("T")
+
+_MECHANISM = re.compile(rf"\b({'|'.join(MECHANISMS)})\b")
+_BUILT_IN = {
+    "route": ("local", "mx"),
+    "schedule": ("default", "local", "remote", "dsn", "report"),
+    "connection": ("default",),
+    "tls": ("default", "invalid-tls"),
+    "virtual": ("default", "local", "remote", "dsn", "report"),
+}
+_WHAT = {
+    "store": "list",
+    "directory": "directory",
+    "route": "route",
+    "schedule": "schedule",
+    "connection": "connection strategy",
+    "tls": "TLS strategy",
+    "script": "Sieve script",
+}
+
+
+def check(reader: Reader, tree: Mapping[str, object], findings: Findings) -> None:
+    """Report every fault and oddity that shows only when keys are seen together."""
+    _Check(reader, tree, findings).run()
+
+
+class _Check:
+    def __init__(self, reader: Reader, tree: Mapping[str, object], findings: Findings) -> None:
+        self._reader = reader
+        self._tree = tree
+        self._findings = findings
+        self._warn = findings.warning
+
+    def run(self) -> None:
+        self._literal_names()
+        self._mechanisms()
+        self._storage()
+        self._resolver()
+        self._listeners()
+        self._certificates()
+        self._schedules()
+        self._routes()
+        self._trust_files()
+        self._lists()
+        self._principals()
+
+    def _wrong(self, path: Path, problem: str, advice: str = "", *at: int | str) -> None:
+        self._findings.error(path, problem, advice, at)
+
+    def _built(self, type: type[T]) -> list[tuple[Path, T]]:
+        return [(path, made) for path, made in self._reader.tables if isinstance(made, type)]
+
+    def _table(self, *names: str) -> Mapping[str, object]:
+        value: object = self._tree
+        for name in names:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value if isinstance(value, dict) else {}
+
+    # --- names
+
+    def _literal_names(self) -> None:
+        for path, rule, _ in self._reader.rules:
+            for category, name in rule.literals:
+                self._resolve(path, category, name)
+
+    def _resolve(self, path: Path, category: str, name: str) -> None:
+        if category == "directory" and name in ("", "*"):
+            return
+        defined = self._defined(category)
+        if name not in defined:
+            what = _WHAT.get(category, category)
+            self._wrong(path, f'no {what} "{name}"', _meant(name, defined))
+
+    def _defined(self, category: str) -> set[str]:
+        if category == "store":
+            lists = {id for id, one in self._table("store").items() if isinstance(one, dict) and _is_list(one)}
+            return {*lists, *self._table("lookup"), *STANDARD_LISTS}
+        if category == "directory":
+            return set(self._table("directory"))
+        return {*_BUILT_IN.get(category, ()), *self._table("queue", category)}
+
+    def _mechanisms(self) -> None:
+        path = ("session", "auth", "mechanisms")
+        for found, _, raw in self._reader.rules:
+            if found == path:
+                for word in dict.fromkeys(word for text in _texts(raw) for word in _MECHANISM.findall(text)):
+                    self._wrong(path, f"{word}: {REFUSAL}", "write plain or login")
+
+    # --- one section each
+
+    def _storage(self) -> None:
+        for path, storage in self._built(StorageSettings):
+            stores = self._table("store")
+            if storage.data is not None:
+                store = stores.get(storage.data)
+                if not isinstance(store, dict):
+                    self._wrong((*path, "data"), f'no store "{storage.data}"', _meant(storage.data, stores))
+                elif _is_list(store):
+                    self._wrong((*path, "data"), f'the store "{storage.data}" is a list', 'name one of type "sqlite"')
+            if storage.directory is not None and storage.directory not in self._table("directory"):
+                meant = _meant(storage.directory, self._table("directory"))
+                self._wrong((*path, "directory"), f'no directory "{storage.directory}"', meant)
+
+    def _resolver(self) -> None:
+        for path, resolver in self._built(ResolverSettings):
+            if resolver.type == "custom" and not resolver.custom:
+                self._wrong((*path, "custom"), "the key is missing", 'list the servers, or write type = "system"')
+
+    def _listeners(self) -> None:
+        listeners = self._built(ListenerSettings)
+        taken: dict[object, Path] = {}
+        for path, listener in listeners:
+            if listener.protocol in FOREIGN_PROTOCOLS:
+                self._warn(path, f"mailgate does not speak {listener.protocol}: the listener is left out")
+                continue
+            for number, address in enumerate(listener.bind):
+                first = taken.setdefault(address, path)
+                if first != path or listener.bind.index(address) != number:
+                    self._wrong((*path, "bind"), f"{address} is taken by {dotted(first)}", "", number)
+        if "smtp" not in self._table("server", "listener"):
+            self._warn(
+                ("server", "listener"),
+                'no listener is called "smtp": none will add trace fields or take mail without AUTH '
+                "unless the keys say so",
+            )
+
+    def _certificates(self) -> None:
+        defaults = []
+        for path, certificate in self._built(CertificateSettings):
+            chain = _loaded(_certified_key, certificate.cert)
+            if chain is None:
+                self._wrong((*path, "cert"), "no usable certificate in PEM", "name the file with the full chain")
+            key = _loaded(_private_key, certificate.private_key)
+            if key is None:
+                self._wrong(
+                    (*path, "private-key"), "no usable private key in PEM", "name the file with the key, not encrypted"
+                )
+            if chain is not None and key is not None and chain != key:
+                self._wrong((*path, "private-key"), "the key does not belong to the certificate")
+            if certificate.default:
+                defaults.append(path)
+        for path in defaults[1:]:
+            self._wrong((*path, "default"), f"{dotted(defaults[0])} is the default already", "keep one")
+
+    def _schedules(self) -> None:
+        queues = {*_BUILT_IN["virtual"], *self._table("queue", "virtual")}
+        for path, schedule in self._built(ScheduleSettings):
+            if schedule.queue_name not in queues:
+                name = schedule.queue_name
+                self._wrong((*path, "queue-name"), f'no virtual queue "{name}"', _meant(name, queues))
+            if schedule.expire is not None and schedule.max_attempts is not None:
+                self._wrong((*path, "max-attempts"), "stands beside expire", "keep one of the two")
+            used = "ttl" if schedule.max_attempts is None else "attempts"
+            if schedule.expire_type not in (None, used):
+                self._wrong((*path, "expire-type"), f'the schedule expires by "{used}"', f'write "{used}"')
+
+    def _routes(self) -> None:
+        configured = self._table("queue", "route")
+        for path, route in self._built(LocalRouteSettings):
+            if route.maildir is None and path[-1] in configured:
+                self._wrong(
+                    (*path, "maildir"), "the key is missing", 'write maildir = "/srv/mail/%{domain}/%{user}/Maildir"'
+                )
+        for path, auth in self._built(RelayAuthSettings):
+            if (auth.username is None) != (auth.secret is None):
+                missing = "username" if auth.username is None else "secret"
+                self._wrong((*path, missing), "the key is missing", "write both username and secret, or neither")
+        if "local" not in configured and self._has_local_mail() and self._route_may_be("local"):
+            self._warn(
+                ("queue", "route", "local"),
+                "local domains can reach the built-in route, which has no maildir: their mail will be delayed",
+            )
+
+    def _has_local_mail(self) -> bool:
+        return any(principal.email or principal.email_list for _, principal in self._built(PrincipalSettings))
+
+    def _route_may_be(self, name: str) -> bool:
+        path = ("queue", "strategy", "route")
+        return any(found == path and ("route", name) in rule.literals for found, rule, _ in self._reader.rules)
+
+    def _trust_files(self) -> None:
+        for path, tls in self._built(TlsSettings):
+            if tls.trust_file is not None:
+                try:
+                    with open(tls.trust_file, "rb") as file:
+                        x509.load_pem_x509_certificates(file.read())
+                except OSError as wrong:
+                    reason = (wrong.strerror or "not a usable path").lower()
+                    self._wrong((*path, "trust-file"), f"cannot read {tls.trust_file}: {reason}")
+                except ValueError:
+                    self._wrong((*path, "trust-file"), f"no certificate in {tls.trust_file}", "name a PEM file")
+
+    def _lists(self) -> None:
+        for path, store in self._built(MemoryStoreSettings):
+            for number, value in enumerate(store.values):
+                scheme, separator, name = value.partition("://")
+                at = (number,) if isinstance(self._table("store", str(path[-1])).get("values"), list) else ()
+                if separator and scheme in ("http", "https", "file+fallback"):
+                    self._wrong((*path, "values"), f"{scheme}://: {REFUSAL}", "write entries or file://", *at)
+                elif separator and scheme == "file":
+                    try:
+                        open(name, "rb").close()
+                    except (OSError, ValueError):
+                        self._warn((*path, "values"), f"cannot read {name}: what the list holds is unknown")
+                elif store.format == "regex":
+                    try:
+                        re.compile(value)
+                    except (re.error, OverflowError, RecursionError) as wrong:
+                        self._wrong((*path, "values"), f"no regular expression: {wrong}", "", *at)
+
+    def _principals(self) -> None:
+        names: dict[tuple[Path, str], Path] = {}
+        for path, principal in self._built(PrincipalSettings):
+            first = names.setdefault((path[:-1], principal.name.lower()), path)
+            if first != path:
+                self._wrong((*path, "name"), f'"{principal.name}" is taken by {dotted(first)}')
+            for attribute, addresses in (("email", principal.email), ("email-list", principal.email_list)):
+                for address in addresses:
+                    local, at, domain = address.rpartition("@")
+                    if not at or not domain or (not local and attribute == "email-list"):
+                        self._wrong((*path, attribute), f'"{address}" is no address', "write user@example.org")
+
+
+def _is_list(store: Mapping[str, object]) -> bool:
+    type = store.get("type")
+    return isinstance(type, str) and type.strip().lower() == "memory"
+
+
+def _meant(name: str, defined: Iterable[str]) -> str:
+    near = nearest(name, sorted(defined))
+    if near is not None:
+        return f'did you mean "{near}"?'
+    known = ", ".join(f'"{one}"' for one in sorted(defined)[:10])
+    return f"defined are {known}" if known else "none is defined"
+
+
+def _texts(raw: object) -> Iterable[str]:
+    if isinstance(raw, str):
+        yield raw
+    elif isinstance(raw, list):
+        for element in raw:
+            yield from _texts(element)
+    elif isinstance(raw, dict):
+        for name, value in raw.items():
+            if name != "if":
+                yield from _texts(value)
+
+
+def _loaded(load: Callable[[bytes], T], pem: str) -> T | None:
+    # cryptography raises TypeError for an encrypted key, and says in its errors what it read.
+    try:
+        return load(pem.encode())
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+
+
+def _certified_key(pem: bytes) -> bytes:
+    return _octets(x509.load_pem_x509_certificates(pem)[0].public_key())
+
+
+def _private_key(pem: bytes) -> bytes:
+    return _octets(serialization.load_pem_private_key(pem, None).public_key())
+
+
+def _octets(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
