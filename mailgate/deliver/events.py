@@ -1,8 +1,21 @@
-"""How deliveries tell what they do: the port to the log."""
+"""How deliveries tell what they do: event names with fields, into the log."""
 
 from __future__ import annotations
 
 from typing import Protocol
+
+from twisted.logger import Logger, LogLevel
+
+_log = Logger(namespace="mailgate.deliver")
+
+_LEVELS = {
+    "queue.content-not-found": LogLevel.error,
+    "delivery.internal-error": LogLevel.error,
+    "delivery.in-doubt": LogLevel.warn,
+    "delivery.auth-in-clear": LogLevel.warn,
+    "delivery.auth": LogLevel.debug,
+    "delivery.connection-reused": LogLevel.debug,
+}
 
 
 class Emit(Protocol):
@@ -13,5 +26,7 @@ class Emit(Protocol):
         ...
 
 
-def silent(event: str, /, **fields: object) -> None:
-    """Tell nobody."""
+def log(event: str, /, **fields: object) -> None:
+    """Write an event to the log; fields that are None are left out."""
+    told = {name: value for name, value in fields.items() if value is not None}
+    _log.emit(_LEVELS.get(event, LogLevel.info), "{event}", event=event, **told)

@@ -206,7 +206,7 @@ class _Opening:
         failure = Stop(broke_down(self._hop.host, UNPARSEABLE), Scope.GROUP)
         for mechanism in usable:
             if mechanism in login.IN_CLEAR and self._conversation.stream.tls is None:
-                self._emit("delivery.auth", **self._where, details=f"{mechanism} without TLS", warning=True)
+                self._emit("delivery.auth-in-clear", **self._where, details=f"{mechanism} without TLS")
             try:
                 answer = await self._log_in(mechanism, credentials)
             except login.BadChallenge as error:

@@ -1,0 +1,335 @@
+"""One transaction on an open connection: MAIL, RCPT for each recipient, the content, an outcome each.
+
+With PIPELINING the envelope is one write. On a connection whose server has
+taken a message before, the content joins it: with CHUNKING all of a small
+message, else DATA, so that the next message needs one or two round trips.
+Every reply is read and judged all the same (RFC 2920 3.1), and what becomes of
+a recipient never depends on how the commands were sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mailgate.deliver.conversation import UNPARSEABLE, Broken, Conversation, broke_down, refused, remote_reply
+from mailgate.deliver.events import Emit
+from mailgate.deliver.nexthop import Timeouts
+from mailgate.deliver.outgoing import Outgoing, mail_for, rcpt_for
+from mailgate.mail.status import Delayed, Delivered, ErrorKind, Outcome, RecipientStatus, RemoteReply
+from mailgate.net.stream import StreamLost, StreamTimeout
+from mailgate.queue.item import QueuedRecipient
+from mailgate.queue.store import StoreFailed
+from mailgate.wire.smtp.answer import Answer
+from mailgate.wire.smtp.client import Answered
+from mailgate.wire.smtp.command import Bdat, Data, Rset
+
+
+class Stale(Exception):
+    """A kept connection turned out to be dead before it answered anything: nothing was handed over, try a new one."""
+
+
+UNREADABLE = Delayed(RecipientStatus("localhost", ErrorKind.IO, "Queue system error."))
+
+
+class _Over(Exception):
+    """Everything still undecided has this outcome; the connection is of no more use."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
+class Transaction:
+    """One transaction; made for it, used once."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        outgoing: Outgoing,
+        recipients: Sequence[QueuedRecipient],
+        timeouts: Timeouts,
+        emit: Emit,
+    ) -> None:
+        self._conversation = conversation
+        self._outgoing = outgoing
+        self._recipients = recipients
+        self._timeouts = timeouts
+        self._emit = emit
+        self._outcomes: dict[int, Outcome] = {}
+        self._accepted: dict[int, RemoteReply] = {}
+        """Place of each accepted recipient and the reply to its RCPT."""
+
+    async def run(self, head: bytes, now_ms: int) -> dict[int, Outcome]:
+        """Hand over the message; the outcome of each recipient by its index.
+
+        `head` is what `Outgoing.head` answered. Raises `Stale`. On any other
+        failure the undecided recipients are delayed, and the connection is
+        aborted where it is of no more use.
+        """
+        conversation = self._conversation
+        try:
+            if conversation.needs_reset:
+                await self._reset()
+            conversation.transactions += 1
+            await self._converse(head, now_ms)
+        except _Over as over:
+            self._decide_rest(over.outcome)
+            conversation.leave()
+        return self._outcomes
+
+    async def _reset(self) -> None:
+        conversation = self._conversation
+        try:
+            event = await conversation.ask(Rset(), self._timeouts.mail_from.total_seconds())
+        except (Broken, StreamTimeout) as error:
+            raise Stale from error
+        if not event.answer.is_positive:
+            raise Stale
+        conversation.needs_reset = False
+
+    async def _converse(self, head: bytes, now_ms: int) -> None:
+        conversation = self._conversation
+        core, stream = conversation.core, conversation.stream
+        offered = core.extensions
+        together = offered.pipelining
+        at_once = together and conversation.proven
+        mail = mail_for(self._outgoing, head, now_ms)
+        octets = core.send(mail)
+        content: Data | Bdat = Bdat(self._outgoing.item.size_octets, True) if offered.chunking else Data()
+        content_sent = False
+        if together:
+            parts = [octets, *[core.send(rcpt_for(recipient)) for recipient in self._recipients]]
+            if at_once and isinstance(content, Data):
+                parts.append(core.send(content))
+                content_sent = True
+            elif at_once and self._outgoing.is_whole:
+                parts += (core.send(content), head)
+                content_sent = True
+            octets = b"".join(parts)
+        conversation.needs_reset = True
+        stream.write(octets)
+        mail_taken = await self._mail_reply()
+        if together or mail_taken:
+            await self._rcpt_replies(together, mail_taken)
+        if not self._accepted:
+            if content_sent:
+                await self._nobody_wants_it(content)
+            return
+        if isinstance(content, Bdat):
+            await self._chunk(content, content_sent, head)
+        else:
+            await self._data(content, content_sent, head)
+
+    # --- the envelope ------------------------------------------------------------------------
+
+    async def _mail_reply(self) -> bool:
+        """True when MAIL was taken; else the whole group has its answer."""
+        conversation = self._conversation
+        try:
+            event = await conversation.reply(conversation.stream.now() + self._timeouts.mail_from.total_seconds())
+        except StreamTimeout:
+            raise self._broke("Timeout while reading MAIL response")
+        except Broken as error:
+            if conversation.is_reused:
+                raise Stale from error
+            raise self._broke(UNPARSEABLE)
+        answer = event.answer
+        if answer.is_positive:
+            return True
+        if answer.code == 421 and conversation.is_reused:
+            raise Stale
+        self._tell("delivery.mail-from-rejected", answer)
+        outcome = refused(conversation.host, event.line, answer)
+        if answer.code == 421:
+            raise _Over(outcome)
+        self._decide_rest(outcome)
+        return False
+
+    async def _rcpt_replies(self, together: bool, mail_taken: bool) -> None:
+        conversation = self._conversation
+        stream = conversation.stream
+        seconds = self._timeouts.rcpt_to.total_seconds()
+        for place, recipient in enumerate(self._recipients):
+            if not together:
+                stream.write(conversation.core.send(rcpt_for(recipient)))
+            event = await self._reply(stream.now() + seconds, "Timeout while reading RCPT response")
+            answer = event.answer
+            if answer.code == 421:
+                self._tell("delivery.rcpt-to-failed", answer, recipient)
+                raise _Over(refused(conversation.host, event.line, answer))
+            if not mail_taken:
+                continue
+            if answer.is_positive:
+                self._accepted[place] = remote_reply(answer)
+            else:
+                self._tell("delivery.rcpt-to-rejected", answer, recipient)
+                self._outcomes[recipient.index] = refused(conversation.host, event.line, answer)
+
+    async def _nobody_wants_it(self, content: Data | Bdat) -> None:
+        """DATA or a chunk was on its way when the last recipient was refused: see that no message comes of it."""
+        conversation = self._conversation
+        event = await self._reply(self._data_deadline(), UNPARSEABLE)
+        if event.answer.code == 354:
+            # RFC 2920 3.1: end it at once; its reply does not matter.
+            conversation.stream.write(conversation.core.end_of_content())
+            conversation.leave()
+        elif event.answer.code == 421 or event.answer.is_positive:
+            conversation.leave()
+
+    # --- the content --------------------------------------------------------------------------
+
+    async def _data(self, command: Data, sent: bool, head: bytes) -> None:
+        conversation = self._conversation
+        core, stream = conversation.core, conversation.stream
+        deadline = self._data_deadline()
+        if not sent:
+            stream.write(core.send(command))
+        event = await self._reply(deadline, "Timeout while reading DATA response")
+        if event.answer.code != 354:
+            self._rejected(event)
+            return
+        if core.has_input or stream.has_input:
+            await self._early_reply(deadline)
+        if self._outgoing.is_whole:
+            stuffed = core.content(head)
+            stream.write(stuffed + core.end_of_content())
+        else:
+            await self._stream_content(deadline)
+            stream.write(core.end_of_content())
+        await self._final_replies()
+
+    async def _chunk(self, command: Bdat, sent: bool, head: bytes) -> None:
+        conversation = self._conversation
+        core, stream = conversation.core, conversation.stream
+        if not sent:
+            line = core.send(command)
+            if self._outgoing.is_whole:
+                stream.write(line + head)
+            else:
+                stream.write(line)
+                await self._stream_content(self._data_deadline())
+        await self._final_replies()
+
+    async def _stream_content(self, deadline: float) -> None:
+        """Send a large content, one block ahead of the transport, which says when it has room."""
+        conversation = self._conversation
+        core, stream = conversation.core, conversation.stream
+        stuff = not core.replies_due
+        try:
+            async for block in self._outgoing.blocks():
+                # The block before this one is on its way while this one was read.
+                await stream.drain(deadline)
+                if stream.has_input:
+                    await self._early_reply(deadline)
+                    stream.write(core.content(block) if stuff else block)
+        except StoreFailed as error:
+            stream.abort()
+            self._emit("queue.content-not-found", queueId=self._outgoing.item.id_text, details=str(error))
+            raise _Over(UNREADABLE)
+        except StreamTimeout:
+            raise self._broke("Timeout while sending message")
+        except StreamLost as error:
+            raise self._broke(f"The connection was lost while the message was sent: {error}")
+
+    async def _early_reply(self, deadline: float) -> None:
+        """The server answers before it has seen all: whatever it says, the message was not taken."""
+        event = await self._reply(deadline, "Timeout while sending message")
+        self._tell("delivery.message-rejected", event.answer)
+        line = event.line or "DATA"
+        outcome = refused(self._conversation.host, line, event.answer)
+        self._conversation.stream.abort()
+        raise _Over(outcome)
+
+    async def _final_replies(self) -> None:
+        conversation = self._conversation
+        kind = "LMTP" if conversation.core.lmtp else "SMTP"
+        timeout_text = f"Timeout while reading {kind} DATA response"
+        if not conversation.core.lmtp:
+            event = await self._reply(self._data_deadline(), timeout_text, in_doubt=True)
+            self._finished(event.answer)
+            if not event.answer.is_positive:
+                self._rejected(event)
+                return
+            for place, reply in self._accepted.items():
+                self._outcomes[self._recipients[place].index] = Delivered(
+                    RecipientStatus(conversation.host, reply=reply)
+                )
+            self._told(event.answer)
+            return
+        for _ in range(len(self._accepted)):
+            event = await self._reply(self._data_deadline(), timeout_text, in_doubt=True)
+            recipient = self._recipients[event.place]
+            if event.answer.is_positive:
+                status = RecipientStatus(conversation.host, reply=remote_reply(event.answer))
+                self._outcomes[recipient.index] = Delivered(status)
+                self._told(event.answer, recipient)
+                continue
+            self._tell("delivery.message-rejected", event.answer, recipient)
+            outcome = refused(conversation.host, event.line, event.answer)
+            if event.answer.code == 421:
+                raise _Over(outcome)
+            self._outcomes[recipient.index] = outcome
+        self._finished(event.answer)
+
+    def _finished(self, answer: Answer) -> None:
+        """The transaction is over on both sides."""
+        self._conversation.needs_reset = False
+        if answer.is_positive:
+            self._conversation.proven = True
+
+    def _rejected(self, event: Answered) -> None:
+        self._tell("delivery.message-rejected", event.answer)
+        outcome = refused(self._conversation.host, event.line, event.answer)
+        self._decide_rest(outcome)
+        if event.answer.code == 421:
+            raise _Over(outcome)
+
+    # --- common to all steps ----------------------------------------------------------------------
+
+    def _data_deadline(self) -> float:
+        return self._conversation.stream.now() + self._timeouts.data.total_seconds()
+
+    async def _reply(self, deadline: float, timeout_text: str, in_doubt: bool = False) -> Answered:
+        """The next reply; `_Over` when there is none."""
+        try:
+            return await self._conversation.reply(deadline)
+        except StreamTimeout:
+            text = timeout_text
+        except Broken:
+            text = UNPARSEABLE
+        if in_doubt:
+            self._emit("delivery.in-doubt", queueId=self._outgoing.item.id_text, hostname=self._conversation.host)
+        raise self._broke(text)
+
+    def _broke(self, detail: str) -> _Over:
+        self._conversation.stream.abort()
+        return _Over(broke_down(self._conversation.host, detail))
+
+    def _decide_rest(self, outcome: Outcome) -> None:
+        for recipient in self._recipients:
+            self._outcomes.setdefault(recipient.index, outcome)
+
+    def _tell(self, event: str, answer: Answer, recipient: QueuedRecipient | None = None) -> None:
+        self._emit(
+            event,
+            queueId=self._outgoing.item.id_text,
+            hostname=self._conversation.host,
+            to=recipient.address if recipient is not None else None,
+            code=answer.code,
+            details=answer.text,
+        )
+
+    def _told(self, answer: Answer, recipient: QueuedRecipient | None = None) -> None:
+        to = (
+            [recipient.address]
+            if recipient is not None
+            else [self._recipients[place].address for place in self._accepted]
+        )
+        self._emit(
+            "delivery.delivered",
+            queueId=self._outgoing.item.id_text,
+            hostname=self._conversation.host,
+            to=to,
+            code=answer.code,
+            details=answer.text,
+        )
