@@ -192,7 +192,7 @@ def recipient(row: Sequence[Cell]) -> QueuedRecipient:
         orcpt=_text_or_none(orcpt),
         notify=NOTIFY_DEFAULT if notify is None else _notify(_text(notify)),
         state=_STATE[_text(state)],
-        status=None if status is None else _status(_text(status)),
+        status=None if status is None else read_status(_text(status)),
         retry_num=_number(retry_num),
         notify_num=_number(notify_num),
         dsn_sent=bool(dsn_sent),
@@ -241,7 +241,8 @@ def _status_text(status: RecipientStatus | None) -> str | None:
     return json.dumps(facts)
 
 
-def _status(text: str) -> RecipientStatus:
+def read_status(text: str) -> RecipientStatus:
+    """The status in a cell of `status_json`."""
     facts: dict[str, str | int] = json.loads(text)
     reply = None
     if "code" in facts:
