@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from mailgate.queue import lease as host
 from mailgate.queue import place, reads, recover
-from mailgate.queue.item import Lease, NewMessage, QueueItem, RecipientUpdate
+from mailgate.queue.item import Lease, NewMessage, QueueItem, RecipientUpdate, queue_id_text
 from mailgate.queue.migrate import migrate
 from mailgate.queue.reads import Reader, StoredContent
 from mailgate.queue.spool import FileSpool, RunBlocking
@@ -43,7 +43,7 @@ _SEQUENCE_BITS = 14
 _PROCESS_BITS = 6
 _SEQUENCES = 1 << _SEQUENCE_BITS
 
-_log = Logger()
+_log = Logger(namespace="mailgate.queue")
 
 
 def connect(path: str, *, write: bool) -> sqlite3.Connection:
@@ -123,7 +123,11 @@ class SqliteStore:
         it must not be used, `StoreFailed` for everything else.
         """
         await self._writer.start()
-        await self._reader.start()
+        try:
+            await self._reader.start()
+        except Exception as error:
+            await self._writer.stop()
+            raise StoreFailed(f"the queue cannot be read: {error}") from error
         self._collect()
 
     async def stop(self) -> None:
@@ -166,7 +170,7 @@ class SqliteStore:
             me = host.Owner.this_process()
             freed = recover.release_dead(db, me)
             if freed:
-                _log.info("leases of ended processes were released: {count}", count=freed)
+                _log.info("{event}", event="queue.leases-released", count=freed)
             newest: int | None = db.execute("SELECT max(id) FROM message").fetchone()[0]
             # Also when the clock was set back: ids ascend past those that are there.
             self._id_ms = (newest or 0) >> (_SEQUENCE_BITS + _PROCESS_BITS)
@@ -253,26 +257,33 @@ class SqliteStore:
         self, lease: Lease, updates: Sequence[RecipientUpdate], dsn: NewMessage | None, end: bool
     ) -> Deferred[bool]:
         """Store results in one transaction, and the DSN they call for with them. False: the lease was lost."""
-        return Deferred.fromCoroutine(self._record(lease, updates, dsn, end))
+        if lease.item.spooled or (dsn is not None and dsn.content.path is not None):
+            return Deferred.fromCoroutine(self._record_with_files(lease, updates, dsn, end))
+        notice = None if dsn is None else (dsn, None)
+        return self._record(lease, updates, notice, end).addCallback(_was_kept)
 
-    async def _record(
+    def _record(
+        self, lease: Lease, updates: Sequence[RecipientUpdate], notice: tuple[NewMessage, str | None] | None, end: bool
+    ) -> Deferred[Recorded]:
+        octets = 0 if notice is None else len(notice[0].prefix) + len(notice[0].content.octets or b"")
+        return self._writer.submit(lambda tables: tables.record(lease, updates, notice, end), octets)
+
+    async def _record_with_files(
         self, lease: Lease, updates: Sequence[RecipientUpdate], dsn: NewMessage | None, end: bool
     ) -> bool:
-        octets = 0
-        notice: tuple[NewMessage, str | None] | None = None
         done = Recorded.LEASE_LOST
         try:
+            notice: tuple[NewMessage, str | None] | None = None
             if dsn is not None:
                 self._take_over(dsn)
                 notice = (dsn, None if dsn.content.path is None else await self._file_hash(dsn))
-                octets = dsn.size_octets
-            done = await self._writer.submit(lambda tables: tables.record(lease, updates, notice, end), octets)
+            done = await self._record(lease, updates, notice, end)
         finally:
             if dsn is not None and dsn.content.path is not None and done is Recorded.LEASE_LOST:
                 await self._remove_file(dsn.id)
         if done is Recorded.REMOVED and lease.item.spooled:
             await self._remove_file(lease.item.id)
-        return done is not Recorded.LEASE_LOST
+        return _was_kept(done)
 
     async def read(self, item: QueueItem) -> ContentReader:
         """Open the stored octets. Raises `StoreFailed` when they are missing or not as long as `item` says."""
@@ -316,9 +327,9 @@ class SqliteStore:
         try:
             removed = await self.collect_garbage()
             if removed:
-                _log.info("spool files without a message were removed: {count}", count=removed)
-        except (StoreFailed, OSError):
-            _log.failure("spool files without a message could not be looked for")
+                _log.info("{event}", event="queue.garbage-removed", count=removed)
+        except (StoreFailed, OSError) as error:
+            _log.warn("{event}", event="queue.garbage-failed", reason=str(error))
         self._next_collection = self._reactor.callLater(_GARBAGE_INTERVAL.total_seconds(), self._collect)
 
     def _take_over(self, message: NewMessage) -> None:
@@ -355,20 +366,25 @@ class SqliteStore:
 
         try:
             await self._run_blocking(remove)
-        except OSError:
+        except OSError as error:
             # Without its row it is garbage, and found as such later.
-            _log.failure("the spool file {path} could not be removed", path=path)
+            _log.warn("{event}", event="queue.file-not-removed", path=path, reason=str(error))
 
     def _file(self, queue_id: int) -> str:
         return os.path.join(self._spool_dir, place.spool_name(queue_id))
 
 
 def _trap_cancelled(failure: Failure) -> None:
-    failure.trap(CancelledError)
+    if failure.check(CancelledError) is None:
+        failure.raiseException()
+
+
+def _was_kept(done: Recorded) -> bool:
+    return done is not Recorded.LEASE_LOST
 
 
 def _announced(result: tuple[list[tuple[int, str]], list[Lease]]) -> list[Lease]:
     lapsed, leases = result
     for queue_id, queue in lapsed:
-        _log.warn("queue.lease-expired {queue_id:016x} {queue}", queue_id=queue_id, queue=queue)
+        _log.warn("{event}", event="queue.lease-expired", queueId=queue_id_text(queue_id), queue=queue)
     return leases

@@ -25,7 +25,7 @@ R = TypeVar("R")
 BATCH_JOBS = 1000
 BATCH_OCTETS = 8 * 1024 * 1024
 
-_log = Logger()
+_log = Logger(namespace="mailgate.queue")
 
 
 class StoreReactor(Protocol):
@@ -180,7 +180,7 @@ class StoreThread(Generic[R]):
         try:
             self._closing(resource)
         except Exception:
-            _log.failure("the queue could not be closed in order")
+            _log.failure("{event}", event="queue.not-closed")
         self._reactor.callFromThread(self._stopped.callback, None)
 
     def _receive(self, waiting: deque[Job[R]], jobs: list[Job[R]] | None) -> bool:
@@ -193,7 +193,7 @@ class StoreThread(Generic[R]):
         try:
             self._work(resource, batch)
         except Exception as error:
-            _log.failure("a batch of the queue failed")
+            _log.failure("{event}", event="queue.batch-failed")
             for job in batch:
                 job.fail(StoreFailed(repr(error)))
         self._reactor.callFromThread(_fire, batch)

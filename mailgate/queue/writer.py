@@ -23,7 +23,7 @@ from mailgate.queue.thread import Call, Job, StoreReactor, StoreThread
 
 T = TypeVar("T")
 
-_log = Logger()
+_log = Logger(namespace="mailgate.queue")
 
 # A log is copied back into the database when this much was written to it since the last time.
 _CHECKPOINT_OCTETS = 2 * 1024 * 1024
@@ -175,9 +175,9 @@ def _commit_apart(tables: Tables, batch: Sequence[Job[Tables]]) -> None:
 def _checkpoint(db: sqlite3.Connection) -> None:
     try:
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-    except sqlite3.Error:
+    except sqlite3.Error as error:
         # The log stays as it is and is as good as the database; the next time may be better.
-        _log.failure("the queue's log could not be copied into its database")
+        _log.warn("{event}", event="queue.checkpoint-failed", reason=str(error))
 
 
 def _roll_back(db: sqlite3.Connection) -> None:
