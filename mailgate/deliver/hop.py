@@ -22,7 +22,7 @@ from mailgate.deliver.nexthop import Candidate, Credentials, HopFailure, NextHop
 from mailgate.deliver.plan import Connection, IpLookup, MxRoute, Plan, RelayRoute
 from mailgate.dns.name import address_literal
 from mailgate.dns.resolver import Absent, Answer, MxRecord, Resolver
-from mailgate.mail.status import Delayed, ErrorKind, Failed, Outcome, RecipientStatus
+from mailgate.mail.status import Delayed, ErrorKind, Failed, RecipientStatus
 from mailgate.mail.unknown import Unknown
 from mailgate.queue.scope import RecipientScope
 
@@ -42,11 +42,11 @@ async def candidates(
     resolver: Resolver,
     queue_id: str,
     shuffle: Shuffle = random.shuffle,
-) -> AsyncIterator[Candidate | Unknown]:
+) -> AsyncIterator[Candidate]:
     """Yield the hosts of a route in order, at least one.
 
-    `scope` is that of the group's first recipient. An `Unknown` ends the list:
-    a rule about a host could not be evaluated, the group is delayed for it.
+    `scope` is that of the group's first recipient. Where a rule about a host
+    cannot be evaluated the list ends with a failure that names the dependency.
     """
     if isinstance(route, RelayRoute):
         async for hop in _relay(route, scope, plan, resolver):
@@ -81,9 +81,7 @@ async def candidates(
                 yield hop
 
 
-async def _relay(
-    route: RelayRoute, scope: RecipientScope, plan: Plan, resolver: Resolver
-) -> AsyncIterator[Candidate | Unknown]:
+async def _relay(route: RelayRoute, scope: RecipientScope, plan: Plan, resolver: Resolver) -> AsyncIterator[Candidate]:
     addresses: tuple[str, ...] | Absent | Unknown
     if _is_ip(route.address):
         addresses = (route.address,)
@@ -187,11 +185,11 @@ def _is_ip(text: str) -> bool:
 
 async def _hops(
     route: MxRoute | RelayRoute, host: str, addresses: tuple[str, ...], scope: RecipientScope, plan: Plan
-) -> AsyncIterator[Candidate | Unknown]:
+) -> AsyncIterator[Candidate]:
     """One hop, or several of the same host where the connection rule tells its addresses apart."""
     tls = await plan.tls.select(host_scope(scope, host, addresses[0]))
     if isinstance(tls, Unknown):
-        yield tls
+        yield _unanswered(tls)
         return
     protocol: Literal["smtp", "lmtp"] = "smtp"
     credentials: Credentials | None = None
@@ -205,7 +203,7 @@ async def _hops(
     for address in addresses[:1] if plan.connection.is_constant else addresses:
         connection = await plan.connection.select(host_scope(scope, host, address))
         if isinstance(connection, Unknown):
-            yield connection
+            yield _unanswered(connection)
             return
         chosen.append((connection, address))
     if plan.connection.is_constant:
@@ -237,6 +235,10 @@ def _failure(entity: str, kind: ErrorKind, detail: str) -> HopFailure:
     return HopFailure(entity, Failed(RecipientStatus(entity, kind, detail)))
 
 
+def _unanswered(why: Unknown) -> HopFailure:
+    return HopFailure(why.dependency, Delayed(RecipientStatus(why.dependency, ErrorKind.DEPENDENCY, why.reason)))
+
+
 def _delay(entity: str, kind: ErrorKind, detail: str, queue_id: str = "") -> HopFailure:
     if queue_id:
         _log.info(
@@ -247,11 +249,3 @@ def _delay(entity: str, kind: ErrorKind, detail: str, queue_id: str = "") -> Hop
             details=detail,
         )
     return HopFailure(entity, Delayed(RecipientStatus(entity, kind, detail)))
-
-
-def aggregate(failures: Sequence[HopFailure]) -> Outcome:
-    """What a group gets when no host was reached: permanent only if every candidate failed permanently."""
-    for failure in reversed(failures):
-        if isinstance(failure.outcome, Delayed):
-            return failure.outcome
-    return failures[-1].outcome

@@ -28,7 +28,7 @@ from mailgate.expr.outside import Outside
 from mailgate.mail.status import DEFERRALS, Delayed, Delivered, ErrorKind, Outcome, RecipientStatus
 from mailgate.mail.unknown import Unknown
 from mailgate.queue.enqueue import DEFAULT
-from mailgate.queue.item import Lease, NewMessage, QueuedRecipient, RecipientUpdate, State
+from mailgate.queue.item import Lease, NewMessage, QueuedRecipient, QueueItem, RecipientUpdate, State
 from mailgate.queue.schedule import (
     Schedule,
     Terms,
@@ -56,36 +56,24 @@ _log = Logger(namespace="mailgate.deliver")
 class Fence:
     """What an attempt and its lane tell each other.
 
-    `lost`: the lease is gone, or nobody can say that it is not; an attempt
-    that has not sent the last octets of a message must not send them.
-    `transmitting`: those octets are on their way; the reply is waited for.
-    `recording`: results are on their way to disk. In neither is it cut short.
+    `lost`: the lease is gone, or nobody can say that it is not.
+    `recording`: results are on their way to disk; it is not cut short then.
     """
 
-    __slots__ = ("lost", "recording", "transmitting")
+    __slots__ = ("lost", "recording")
 
     def __init__(self) -> None:
         self.lost = False
-        self.transmitting = False
         self.recording = False
-
-    @property
-    def may_abort(self) -> bool:
-        """Whether ending the attempt now leaves no doubt about what was delivered."""
-        return not (self.transmitting or self.recording)
 
 
 class Remote(Protocol):
     """Hands a group over to the first host that will have it (`attempt.py`)."""
 
-    async def deliver(
-        self,
-        lease: Lease,
-        recipients: Sequence[QueuedRecipient],
-        hosts: AsyncIterator[Candidate | Unknown],
-        fence: Fence,
+    async def run(
+        self, item: QueueItem, recipients: Sequence[QueuedRecipient], hops: AsyncIterator[Candidate]
     ) -> Mapping[int, Outcome]:
-        """One outcome for each recipient, by its index."""
+        """One outcome for each recipient, by its index; ends at once, connection and all, when cancelled."""
         ...
 
 
@@ -116,8 +104,8 @@ class Surroundings:
     pause: Callable[[float], Awaitable[None]]
 
 
-class Attempt:
-    """One attempt at one unit. Use once: `await Attempt(...).run()`."""
+class UnitAttempt:
+    """One attempt at one unit. Use once: `await UnitAttempt(...).run()`."""
 
     def __init__(self, lease: Lease, around: Surroundings, generation: Generation, fence: Fence) -> None:
         self._lease = lease
@@ -131,7 +119,7 @@ class Attempt:
         self._announces: list[tuple[QueuedRecipient, Kind]] = []
         item = lease.item
         self._terms = Terms(item.created_ms, item.hold_ms, item.deliver_by)
-        self._stopped = False
+        self._dsn_due_ms: int | None = None
 
     async def run(self) -> int | None:
         """Do it; the moment something of this message is due again, None when nothing is or it is not known."""
@@ -164,10 +152,9 @@ class Attempt:
                 if not await self._deliver(due, now_ms):
                     return None
             except CancelledError:
+                # Shutting down: what is known is kept, the rest is as if it had not been tried.
                 if self._fence.lost:
                     raise
-                # Shutting down: what is known is kept, the rest is as if it had not been tried.
-                self._stopped = True
         now_ms = self._around.wall_ms()
         if not await self._tell_and_record(now_ms, end=True):
             return None
@@ -229,7 +216,7 @@ class Attempt:
             if isinstance(route, LocalRoute):
                 return await self._generation.local.deliver(route, lease, group)
             hosts = self._hosts(route, domain, group[0])
-            return await self._around.remote.deliver(lease, group, hosts, self._fence)
+            return await self._around.remote.run(lease.item, group, hosts)
         except CancelledError:
             raise
         except Exception:
@@ -237,9 +224,7 @@ class Attempt:
             delayed = Delayed(_internal_error())
             return {recipient.index: delayed for recipient in group}
 
-    def _hosts(
-        self, route: MxRoute | RelayRoute, domain: str, first: QueuedRecipient
-    ) -> AsyncIterator[Candidate | Unknown]:
+    def _hosts(self, route: MxRoute | RelayRoute, domain: str, first: QueuedRecipient) -> AsyncIterator[Candidate]:
         scope = self._scope(first, self._around.wall_ms())
         return candidates(route, domain, scope, self._plan, self._around.resolver, self._lease.item.id_text)
 
@@ -489,8 +474,6 @@ class Attempt:
                 size=dsn.size_octets,
             )
         self._dsn_due_ms = dsn.created_ms if dsn is not None else None
-
-    _dsn_due_ms: int | None = None
 
     def _after(self, now_ms: int) -> int | None:
         """Log how the attempt ended; the moment something is due again."""

@@ -7,7 +7,7 @@
 Scans are coalesced: at once when idle, at most one each 10 ms when busy, so that
 neither a flood of new mail nor a flood of results makes a flood of claims.
 Leases are renewed while attempts run; an attempt whose lease cannot be renewed
-is stopped before it sends the last octets of a message. On shutdown nothing is
+is stopped. On shutdown nothing is
 claimed any more, attempts get time to end, and leases are given back.
 """
 
@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.deliver.plan import THREADS_OF_A_LOST_QUEUE
-from mailgate.deliver.unit import Attempt, Fence, Generation, Surroundings
+from mailgate.deliver.unit import Fence, Generation, Surroundings, UnitAttempt
 from mailgate.queue.item import Lease
 from mailgate.queue.store import StoreFailed
 
@@ -115,25 +115,20 @@ class Wake:
         return len(self._running)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Claim nothing more and wait for the attempts; those that take too long are ended.
+        """Claim nothing more and wait for the attempts; those that take longer than this are ended.
 
-        After a third of the time, an attempt that can be ended without doubt
-        about what was delivered is ended; at its end, every other one too.
+        What an ended attempt had found out is stored, and its lease given back.
         """
         self._is_open = False
         for call in (self._scan_call, self._due_call, self._sweep_call):
             _cancel(call)
-        limits = [
-            self._clock.callLater(grace_seconds / 3, self._abort, False),
-            self._clock.callLater(grace_seconds, self._abort, True),
-        ]
+        limit = self._clock.callLater(grace_seconds, self._abort)
         # A claim under way ends in attempts of its own: wait for what it brings, too.
         while self._running or self._is_scanning:
             idle: Deferred[None] = Deferred()
             self._idle.append(idle)
             await idle
-        for call in limits:
-            _cancel(call)
+        _cancel(limit)
         _cancel(self._renew_call)
 
     # --- scans ---------------------------------------------------------------------------
@@ -254,11 +249,11 @@ class Wake:
         self._running[lease.item.id, lease.queue] = running
         if self._renew_call is None:
             self._renew_call = self._clock.callLater(self._pace.lease_seconds / 3, self._renew)
-        attempt = Attempt(lease, self._around, self._generation, running.fence)
+        attempt = UnitAttempt(lease, self._around, self._generation, running.fence)
         running.deferred = Deferred.fromCoroutine(self._run(attempt, running))
         running.deferred.addErrback(self._ended_badly, running).addBoth(self._ended, running)
 
-    async def _run(self, attempt: Attempt, running: _Running) -> None:
+    async def _run(self, attempt: UnitAttempt, running: _Running) -> None:
         due_ms = await attempt.run()
         if due_ms is not None and self._is_open:
             self._look_again_at(due_ms)
@@ -288,9 +283,10 @@ class Wake:
         for waiting in idle:
             waiting.callback(None)
 
-    def _abort(self, everything: bool) -> None:
+    def _abort(self) -> None:
+        """End attempts; one whose results are being stored ends by itself."""
         for running in list(self._running.values()):
-            if running.deferred is not None and (everything or running.fence.may_abort):
+            if running.deferred is not None and not running.fence.recording:
                 running.deferred.cancel()
 
     async def _give_back(self, leases: list[Lease]) -> None:
@@ -326,11 +322,11 @@ class Wake:
                 self._fence_off(running)
 
     def _fence_off(self, running: _Running) -> None:
-        """The lease may be another's by now: stop, unless the message is already as good as delivered."""
+        """The lease may be another's by now: stop."""
         if not running.fence.lost:
             _log.warn("{event} queueId={queueId}", event="queue.lease-expired", queueId=running.lease.item.id_text)
         running.fence.lost = True
-        if running.deferred is not None and running.fence.may_abort:
+        if running.deferred is not None and not running.fence.recording:
             running.deferred.cancel()
 
     def _sweep(self) -> None:
