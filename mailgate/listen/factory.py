@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
 from mailgate.listen.smtp import SmtpShell
@@ -18,7 +18,7 @@ from mailgate.session.site import Site
 _log = Logger(namespace="mailgate.listen")
 
 
-class ListenerFactory(Factory):
+class ListenerFactory(ServerFactory):
     """Makes the connections of one listener and knows which are open."""
 
     noisy = False

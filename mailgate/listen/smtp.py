@@ -8,7 +8,7 @@ pending, how long a handshake and a farewell may take.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from OpenSSL.SSL import Connection
 from twisted.internet.defer import CancelledError, Deferred
@@ -53,7 +53,6 @@ class Endpoint(Protocol):
         ...
 
 
-@runtime_checkable
 class ClientTransport(Protocol):
     """What the shell needs of a Twisted TCP transport."""
 
@@ -110,8 +109,8 @@ class SmtpShell(TwistedProtocol):
 
     def connectionMade(self) -> None:
         """A client is there: greet it, or begin TLS where that is implicit."""
-        transport = self.transport
-        assert isinstance(transport, ClientTransport)
+        # Twisted declares less than every TCP transport has; asking each one would cost more than greeting it.
+        transport: ClientTransport = vars(self)["transport"]
         self._client = transport
         listener = self._site.listener
         self._began = self._heard = self._clock.seconds()

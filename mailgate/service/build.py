@@ -8,21 +8,31 @@ with a clock and a store of their own.
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from ipaddress import ip_address
+from functools import partial
 from typing import TypeVar
 
-from twisted.internet.interfaces import IReactorCore, IReactorSocket, IReactorTCP, IReactorThreads, IReactorTime, IReactorUDP
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.posixbase import PosixReactorBase
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from mailgate.config.schema.server import ListenerSettings
 from mailgate.config.schema.settings import Settings
 from mailgate.decisions.ring import Ring
-from mailgate.deliver.plan import build_plan, schedule_table
-from mailgate.deliver.wake import Wake
+from mailgate.deliver.attempt import Attempt
+from mailgate.deliver.maildir import LocalDelivery
+from mailgate.deliver.opening import Opener
+from mailgate.deliver.plan import THREADS_OF_A_LOST_QUEUE, build_plan, schedule_table
+from mailgate.deliver.reuse import IdleConnections
+from mailgate.deliver.unit import Generation, Surroundings
+from mailgate.deliver.wake import Pace, Wake
 from mailgate.dns.backend import DnsOptions, DnsResolver, Server, system_servers
 from mailgate.dns.cache import CachingResolver
 from mailgate.dns.question import dns_query
@@ -32,22 +42,20 @@ from mailgate.listen.factory import ESMTPFactory, ListenerFactory, LMTPFactory
 from mailgate.lookup.configured import directories, lists
 from mailgate.lookup.outside import Answers
 from mailgate.lookup.recipient import AddressRules
-from mailgate.mail.unknown import Unknown
-from mailgate.net.tls import ServerCertificate, ServerTls, load_certificates, server_tls
+from mailgate.net.connect import Connector
+from mailgate.net.tls import ClientTls, ServerCertificate, ServerTls, load_certificates, server_tls
 from mailgate.queue.enqueue import Schedules
 from mailgate.queue.sqlite import SqliteStore
 from mailgate.queue.store import QueueStore
+from mailgate.reports.submit import DsnRules, Notifier
 from mailgate.session.accept import Acceptance
 from mailgate.session.ports import Ports
 from mailgate.session.site import Site
 
 _log = Logger(namespace="mailgate.service")
+_delivery_log = Logger(namespace="mailgate.deliver")
 
 T = TypeVar("T")
-
-
-class Reactor(IReactorTime, IReactorTCP, IReactorUDP, IReactorSocket, IReactorThreads, IReactorCore):
-    """What mailgate needs of a reactor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,7 @@ def specialised(settings: T, known: dict[str, str]) -> T:
     return replace(settings, **changed)
 
 
-def resolver(settings: Settings, reactor: Reactor) -> Resolver:
+def resolver(settings: Settings, reactor: PosixReactorBase) -> Resolver:
     """The resolver that `resolver.*` describes, with its cache."""
     chosen = settings.resolver
     if chosen.type == "custom":
@@ -136,3 +144,122 @@ def _server_tls(listener: ListenerSettings, certificates: tuple[ServerCertificat
         disable_ciphers=listener.tls.disable_ciphers,
         ignore_client_order=listener.tls.ignore_client_order,
     )
+
+
+@dataclass(slots=True)
+class Program:
+    """Everything of one generation, wired up and not yet started."""
+
+    reactor: PosixReactorBase
+    store: SqliteStore
+    ring: Ring | None
+    wake: Wake
+    idle: IdleConnections
+    factories: tuple[ListenerFactory, ...]
+    exit_status: int = 0
+
+
+def build(settings: Settings, reactor: PosixReactorBase) -> Program:
+    """Wire up a program: nothing is opened, nothing started."""
+
+    def run_blocking(work: Callable[..., T], *arguments: object) -> Deferred[T]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), work, *arguments)
+
+    hostname = settings.server.hostname
+    dns = resolver(settings, reactor)
+    found_directories = directories(settings, run_blocking)
+    rules = settings.session.rcpt
+    addresses = AddressRules(rules.sub_addressing, rules.catch_all)
+    outside = Answers(found_directories, lists(settings), partial(dns_query, dns), addresses)
+    schedules = Schedules(settings.queue.strategy.schedule, schedule_table(settings.queue.schedule), outside)
+    queue_file = settings.queue_file
+    store = SqliteStore(
+        queue_file,
+        settings.queue.spool,
+        reactor=reactor,
+        run_blocking=run_blocking,
+        inline_octets=settings.queue.inline_size,
+        min_free_octets=settings.queue.min_free.octets_of(_disk_octets(queue_file)),
+        lease=settings.queue.lease,
+    )
+    threads = {name: each.threads_per_node for name, each in settings.queue.virtual.items()}
+    idle = IdleConnections(reactor, lambda queue: threads.get(queue, THREADS_OF_A_LOST_QUEUE))
+    remote = Attempt(
+        store,
+        Opener(Connector(reactor, reactor), ClientTls(), _delivery_event),
+        idle,
+        _wall_ms,
+        random.Random(),
+        _delivery_event,
+    )
+    around = Surroundings(
+        store=store,
+        resolver=dns,
+        remote=remote,
+        notifier=Notifier(store, _wall_ms),
+        wall_ms=_wall_ms,
+        chance=random.random,
+        pause=partial(deferLater, reactor),
+    )
+    local = LocalDelivery(
+        store,
+        run_blocking,
+        partial(addresses.split, outside=outside.plain),
+        hostname,
+        settings.session.data.add_headers.delivered_to,
+    )
+    dsn = settings.report.dsn
+    generation = Generation(
+        plan=build_plan(settings, schedules),
+        local=local,
+        dsn=DsnRules(settings.report.submitter, dsn.from_name, dsn.from_address, dsn.max_size),
+        outside=outside,
+    )
+    queue = settings.queue
+    pace = Pace(queue.poll.total_seconds(), queue.lease.total_seconds(), queue.sweep.total_seconds())
+    wake = Wake(around, generation, reactor, pace)
+    ring = _ring(settings)
+    shared = Shared(
+        ports=Ports(outside, found_directories, addresses),
+        store=store,
+        acceptance=Acceptance(store, schedules, time.time, wake.nudge),
+        ring=ring,
+        clock=reactor,
+        wall=time.time,
+    )
+    return Program(reactor, store, ring, wake, idle, factories(settings, shared))
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _delivery_event(event: str, /, **fields: object) -> None:
+    _delivery_log.info("{event}", event=event, **fields)
+
+
+def _ring(settings: Settings) -> Ring | None:
+    """The record of decisions, unless it is switched off."""
+    kept = settings.decisions
+    if not kept.enable:
+        return None
+    secrets = tuple(
+        secret
+        for directory in settings.directory.values()
+        for principal in directory.principals
+        for secret in principal.secret
+    )
+    return Ring(kept.path, size_octets=kept.max_size, age=kept.max_age, secrets=secrets, on_failure=_ring_failed)
+
+
+def _ring_failed(failure: OSError) -> None:
+    _log.error("{event}", event="decisions.write-failed", reason=str(failure))
+
+
+def _disk_octets(path: str) -> int:
+    """The size of the file system the queue is on; 0 when it cannot be told."""
+    folder = os.path.dirname(path) or "."
+    try:
+        return shutil.disk_usage(folder).total
+    except OSError:
+        return 0

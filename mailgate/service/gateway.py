@@ -12,11 +12,12 @@ import socket
 import sys
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mailgate.config.kind import SocketAddress
 from mailgate.config.schema.settings import Settings
 from mailgate.listen.factory import ListenerFactory
 from mailgate.listen.sockets import CannotListen, listening_socket
@@ -39,7 +40,7 @@ class Gateway(Service):
         self.program = program
         self._settings = settings
         self._warnings = warnings
-        self._sockets: list[tuple[ListenerFactory, socket.socket]] = []
+        self._sockets: list[tuple[ListenerFactory, SocketAddress, socket.socket]] = []
         self._ports: list[IListeningPort] = []
         self.started: Deferred[None] = Deferred()
         """Fires when connections are taken; fails when the queue cannot be opened."""
@@ -57,7 +58,7 @@ class Gateway(Service):
                 listener = factory.site.listener
                 for address in listener.bind:
                     opened = listening_socket(factory.listener_id, address, listener.socket)
-                    self._sockets.append((factory, opened))
+                    self._sockets.append((factory, address, opened))
         except CannotListen as problem:
             self._close_sockets()
             print(problem, file=sys.stderr)
@@ -76,7 +77,7 @@ class Gateway(Service):
         if program.ring is not None:
             program.ring.start()
         program.wake.start()
-        for factory, opened in self._sockets:
+        for factory, address, opened in self._sockets:
             port = program.reactor.adoptStreamPort(opened.fileno(), opened.family, factory)
             # Twisted works on a duplicate of its own.
             opened.close()
@@ -86,7 +87,7 @@ class Gateway(Service):
                 event="listener.started",
                 listener=factory.listener_id,
                 protocol=factory.site.listener.protocol,
-                address=f"{port.getHost().host}:{port.getHost().port}",
+                address=str(address),
             )
         self._sockets = []
         _log.info("{event}", event="server.started", hostname=self._settings.server.hostname)
@@ -103,7 +104,7 @@ class Gateway(Service):
         self.program.reactor.stop()
 
     def _close_sockets(self) -> None:
-        for _, opened in self._sockets:
+        for _, _, opened in self._sockets:
             opened.close()
         self._sockets = []
 
@@ -117,14 +118,15 @@ class Gateway(Service):
         _log.info("{event}", event="server.stopping")
         self._close_sockets()
         for port in self._ports:
-            await port.stopListening()
+            await maybeDeferred(port.stopListening)
         grace = self._settings.server.shutdown_grace.total_seconds()
         for factory in program.factories:
             ended = factory.shut_down()
             ended.addTimeout(grace, program.reactor, onTimeoutCancel=lambda result, timeout: None)
             await ended
-        await program.wake.stop()
+        await program.wake.stop(grace)
+        program.idle.stop()
         await program.store.stop()
         if program.ring is not None:
-            program.ring.stop()
+            program.ring.close()
         _log.info("{event}", event="server.stopped")

@@ -35,7 +35,6 @@ _INTERNAL = frozenset(
         "log_trace",
         "log_flattened",
         "log_io",
-        "log_text",
         "isError",
         "failure",
         "why",
@@ -48,9 +47,7 @@ _INTERNAL = frozenset(
         "log_legacy",
     }
 )
-_PLAIN = frozenset(
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-+@:/<>[]{}()*,;!#$%&'?^`|~\\"
-)
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-+@:/<>[]{}()*,;!#$%&'?^`|~\\")
 
 
 @implementer(ILogObserver)

@@ -10,10 +10,12 @@ from typing import ClassVar, NoReturn
 
 from twisted.application.service import IService
 from twisted.internet import reactor
+from twisted.internet.posixbase import PosixReactorBase
 from twisted.python import usage
 
 from mailgate import __version__
-from mailgate.config.check import CheckResult, check_file
+from mailgate.config.error import ConfigErrors
+from mailgate.config.load import Loaded, load
 from mailgate.service.build import build
 from mailgate.service.gateway import Gateway
 from mailgate.service.log import LineObserver
@@ -52,24 +54,27 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Check only, where that was asked for; else have events written in mailgate's own form."""
         if self["check"]:
-            result = check_file(self["config"])
-            _report(result)
-            raise SystemExit(EX_CONFIG if result.errors else 0)
+            for warning in _load_or_exit(self["config"]).warnings:
+                print(warning)
+            raise SystemExit(0)
         parent = getattr(self, "parent", None)
         if parent is not None and not any(parent.get(name) for name in ("logger", "logfile", "syslog")):
             if parent.get("nodaemon"):
                 parent["logger"] = _observer
 
 
-def _report(result: CheckResult) -> None:
-    for problem in (*result.errors, *result.warnings):
-        print(problem)
+def _load_or_exit(path: str) -> Loaded:
+    """The configuration; a report of all that is wrong with it, and status 78, when it cannot be used."""
+    try:
+        return load(path)
+    except ConfigErrors as wrong:
+        print(wrong.report(), end="")
+        raise SystemExit(EX_CONFIG) from None
 
 
 def makeService(options: Options) -> IService:
     """Load the configuration and build the gateway; ends the program with 78 when it cannot be used."""
-    result = check_file(options["config"])
-    if result.settings is None:
-        _report(result)
-        raise SystemExit(EX_CONFIG)
-    return Gateway(build(result.settings, reactor), result.settings, tuple(str(warning) for warning in result.warnings))
+    loaded = _load_or_exit(options["config"])
+    if not isinstance(reactor, PosixReactorBase):
+        raise TypeError(f"mailgate needs a reactor of Twisted's own for POSIX, not {type(reactor).__name__}")
+    return Gateway(build(loaded.settings, reactor), loaded.settings, tuple(str(each) for each in loaded.warnings))
