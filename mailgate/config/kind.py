@@ -306,7 +306,10 @@ FREE_SPACE = Kind("size or percentage", _free_space)
 
 
 def word(
-    *words: str, synonyms: Mapping[str, str] | None = None, refused: Mapping[str, tuple[str, str]] | None = None
+    *words: str,
+    synonyms: Mapping[str, str] | None = None,
+    refused: Mapping[str, tuple[str, str]] | None = None,
+    name: str = "",
 ) -> Kind[str]:
     """One of a few words, without regard to case; a synonym gives the word it stands for.
 
@@ -328,7 +331,7 @@ def word(
         problem = f"{value.text} is not {choice}" if len(words) == 1 else f"{value.text} is none of {choice}"
         raise Unfit(problem, f'did you mean "{near}"?' if near else "write one of these words")
 
-    return Kind(" or ".join(f"`{w}`" for w in words), read)
+    return Kind(name or " or ".join(f"`{w}`" for w in words), read)
 
 
 def listed(kind: Kind[T]) -> Kind[tuple[T, ...]]:

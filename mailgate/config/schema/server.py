@@ -58,7 +58,11 @@ class ListenerTlsSettings:
     disable_protocols: tuple[str, ...] = key(
         listed(_TLS_VERSION), default=[], doc="TLS versions not spoken. Switching both off has no effect."
     )
-    disable_ciphers: tuple[str, ...] = key(listed(word(*CIPHERS)), default=[], doc="Cipher suites not offered.")
+    disable_ciphers: tuple[str, ...] = key(
+        listed(word(*CIPHERS, name="cipher suite")),
+        default=[],
+        doc="Cipher suites not offered, of " + ", ".join(f"`{suite}`" for suite in CIPHERS) + ".",
+    )
     ignore_client_order: bool = key(BOOLEAN, default=True, doc="Prefer our own order of cipher suites.")
 
 
@@ -86,7 +90,7 @@ class ListenerSettings:
         doc="Addresses to listen on, such as `[::]:25`. An address alone gets port 25, with LMTP 24.",
     )
     protocol: str = key(
-        word(*PROTOCOLS, *FOREIGN_PROTOCOLS),
+        word(*PROTOCOLS, *FOREIGN_PROTOCOLS, name=" or ".join(f"`{word}`" for word in PROTOCOLS)),
         doc="`smtp` or `lmtp`. Listeners of `imap`, `pop3`, `http` and `managesieve` are left out with a warning.",
     )
     greeting: str | None = key(
