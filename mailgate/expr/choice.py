@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
@@ -227,7 +227,7 @@ class _Compiler(Generic[T]):
                 self.set_on_error(element, position, said_on_error)
                 said_on_error = True
             if "if" in element:
-                branches += self.conditional(element, position)
+                branches.append(self.conditional(element, position))
             elif "else" in element:
                 if "then" in element:
                     self.wrong("misplaced then: beside else", "write { else = ... }", position)
@@ -248,14 +248,13 @@ class _Compiler(Generic[T]):
             otherwise = Literal(0, Type.ANY)
         return (*branches, Branch(None, otherwise))
 
-    def conditional(self, element: Mapping[str, object], position: int) -> Iterator[Branch]:
+    def conditional(self, element: Mapping[str, object], position: int) -> Branch:
         if "else" in element:
             self.wrong("else beside if", "write { else = ... } as an element of its own", position)
         condition = self.expression(element["if"], position, "if")
         if "then" not in element:
             self.wrong("missing then", "write { if = ..., then = ... }", position)
-            return
-        yield Branch(condition, self.wanted(element["then"], position, "then"))
+        return Branch(condition, self.wanted(element.get("then", 0), position, "then"))
 
     def set_on_error(self, element: Mapping[str, object], position: int, again: bool) -> None:
         said = element["on-error"]

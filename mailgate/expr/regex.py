@@ -84,7 +84,7 @@ class _Group:
 
     multiline: bool
     flags: list[str] = field(default_factory=list)
-    """What each `(?i)` in it was translated to: a group that ends with the alternative and begins again with the next."""
+    """What each `(?i)` in it became: a group that ends with the alternative and begins again with the next."""
     atoms: int = 0
     """Atoms in the current alternative."""
     endless: bool = False

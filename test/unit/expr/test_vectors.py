@@ -218,7 +218,7 @@ WITH_UNKNOWN = [
 
 def is_same(found, value):
     """`Unknown` is a tuple, and equal unknowns must not pass for equal values."""
-    return type(found) is type(value) and tuple([found]) == tuple([value])
+    return type(found) is type(value) and found == value
 
 
 @pytest.mark.spec("IN-070")
