@@ -11,9 +11,11 @@ libraries log as a text becomes `log text=...`. Tracebacks follow indented.
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Protocol
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
@@ -50,14 +52,86 @@ _INTERNAL = frozenset(
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-+@:/<>[]{}()*,;!#$%&'?^`|~\\")
 
 
+LOG_FILE = "MAILGATE_LOG_FILE"
+"""The environment variable `tap.py` names the log file in; empty for standard output."""
+
+# How long lines may still go to a file that was moved away.
+_LOOK_SECONDS = 1.0
+
+
+class Sink(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> int:
+        """Take a line."""
+        ...
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        ...
+
+
+class ReopenedFile:
+    """A log file that is begun anew when somebody has moved it away (logrotate): no signal is needed."""
+
+    def __init__(self, path: str, now: Callable[[], float] = time.monotonic) -> None:
+        """Raises `OSError` when it cannot be opened."""
+        self._path = path
+        self._now = now
+        self._looked = now()
+        self._open()
+
+    def _open(self) -> None:
+        # Readable for the group, as the other logs of a system are.
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._file = os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
+        found = os.fstat(descriptor)
+        self._is = (found.st_dev, found.st_ino)
+
+    def write(self, text: str, /) -> int:
+        """Append a line."""
+        now = self._now()
+        if now - self._looked >= _LOOK_SECONDS:
+            self._looked = now
+            self._follow()
+        return self._file.write(text)
+
+    def _follow(self) -> None:
+        try:
+            found = os.stat(self._path)
+            if (found.st_dev, found.st_ino) == self._is:
+                return
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return
+        try:
+            old = self._file
+            self._open()
+            old.close()
+        except OSError:
+            # The directory may be away for a moment: the old file goes on.
+            return
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        self._file.flush()
+
+
+def observer() -> LineObserver:
+    """The observer twistd installs: standard output, or the file `LOG_FILE` names."""
+    path = os.environ.get(LOG_FILE, "")
+    return LineObserver(ReopenedFile(path) if path else sys.stdout)
+
+
 @implementer(ILogObserver)
 class LineObserver:
     """Writes events to a text file, one line each."""
 
-    def __init__(self, out: TextIO, *, debug: bool = False) -> None:
+    def __init__(self, out: Sink, *, debug: bool = False) -> None:
         """`debug` writes events of level debug too."""
         self._out = out
-        self._write: Callable[[str], int] = out.write
+        self._write = out.write
         self._debug = debug
         self._second = -1
         self._stamp = ""

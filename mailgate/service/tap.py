@@ -5,7 +5,7 @@ The reactor is imported here and nowhere else; everything is given it.
 
 from __future__ import annotations
 
-import sys
+import os
 from typing import ClassVar, NoReturn
 
 from twisted.application.service import IService
@@ -18,17 +18,12 @@ from mailgate.config.error import ConfigErrors
 from mailgate.config.load import Loaded, load
 from mailgate.service.build import build
 from mailgate.service.gateway import Gateway
-from mailgate.service.log import LineObserver
+from mailgate.service.log import LOG_FILE
 
 DEFAULT_CONFIG = "/etc/mailgate/mailgate.toml"
 
 # sysexits.h: EX_CONFIG.
 EX_CONFIG = 78
-
-
-def _observer() -> LineObserver:
-    """The log on standard output: where `twistd -n` writes, and what a supervisor collects."""
-    return LineObserver(sys.stdout)
 
 
 class Options(usage.Options):
@@ -58,9 +53,12 @@ class Options(usage.Options):
                 print(warning)
             raise SystemExit(0)
         parent = getattr(self, "parent", None)
-        if parent is not None and not any(parent.get(name) for name in ("logger", "logfile", "syslog")):
-            if parent.get("nodaemon"):
-                parent["logger"] = _observer
+        if parent is None or parent.get("logger") or parent.get("syslog"):
+            return
+        # twistd takes the name of a function without arguments: the file's name goes by the environment.
+        path = parent.get("logfile") or ("" if parent.get("nodaemon") else "twistd.log")
+        os.environ[LOG_FILE] = "" if path == "-" else os.path.abspath(path) if path else ""
+        parent["logger"] = "mailgate.service.log.observer"
 
 
 def _load_or_exit(path: str) -> Loaded:
