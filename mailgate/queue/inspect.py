@@ -29,7 +29,7 @@ _WAITS = f"{_PENDING} AND recipient.held_since IS NULL"
 _DUE = f"(SELECT min(retry_due) FROM recipient WHERE message_id = message.id AND {_WAITS})"
 
 
-class Status(Enum):
+class StateWord(Enum):
     """The words a recipient's state is asked for with; a held one is only `held`."""
 
     SCHEDULED = "scheduled"
@@ -59,7 +59,7 @@ class Selection:
     """Part of the return path or of any recipient."""
     domain: str | None = None
     queue: str | None = None
-    status: Status | None = None
+    status: StateWord | None = None
     before_ms: int | None = None
     """Next delivery strictly before this moment."""
     after_ms: int | None = None
@@ -215,7 +215,7 @@ def _conditions(selection: Selection) -> tuple[list[str], list[_Value]]:
         demand("substr(recipient.address, ?) = ?", -len(ending), ending)
     if selection.queue is not None:
         demand("recipient.queue = ?", selection.queue)
-    if selection.status is Status.HELD:
+    if selection.status is StateWord.HELD:
         demand(f"recipient.held_since IS NOT NULL AND {_PENDING}")
     elif selection.status is not None:
         demand("recipient.state = ?", selection.status.value)

@@ -1,1 +1,1 @@
-"""One file per command group."""
+"""The commands of `mailgate`, a file for each group."""

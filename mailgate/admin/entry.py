@@ -1,0 +1,83 @@
+"""A queued message as commands tell it, to programs and to people."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from mailgate.admin.output import rfc3339
+from mailgate.mail.status import ErrorKind
+from mailgate.queue.item import ExpiresBy, QueuedRecipient, QueueItem, State
+from mailgate.queue.scope import error_text
+
+_WORDS = {
+    State.SCHEDULED: "scheduled",
+    State.COMPLETED: "delivered",
+    State.TEMP_FAIL: "tempfail",
+    State.PERM_FAIL: "permfail",
+}
+
+
+def state_word(recipient: QueuedRecipient) -> str:
+    """The state of a recipient in one word for people."""
+    return "held" if recipient.held and not recipient.state.is_final else _WORDS[recipient.state]
+
+
+def status_words(recipient: QueuedRecipient) -> str:
+    """What was said last about a recipient; empty before the first attempt."""
+    status = recipient.status
+    if status is None or recipient.state is State.SCHEDULED:
+        return ""
+    if recipient.state is State.COMPLETED:
+        return str(status.reply) if status.reply is not None else status.detail
+    return f"Error for {status.entity}: {error_text(status)}"
+
+
+def entry(message: QueueItem, leased: Container[tuple[int, str]]) -> dict[str, object]:
+    """The entry object of a message; `leased` are the units (message, virtual queue) in an attempt."""
+    facts: dict[str, object] = {
+        "id": message.id_text,
+        "return_path": message.return_path,
+        "created": rfc3339(message.created_ms),
+        "size": message.size_octets,
+        "source": message.source.value,
+        "blob_hash": message.content_hash,
+    }
+    if message.trace is not None:
+        facts["trace"] = message.trace
+    if message.priority:
+        facts["priority"] = message.priority
+    if message.env_id is not None:
+        facts["env_id"] = message.env_id
+    facts["recipients"] = [
+        _recipient(message, recipient, (message.id, recipient.queue) in leased) for recipient in message.recipients
+    ]
+    return facts
+
+
+def _recipient(message: QueueItem, recipient: QueuedRecipient, attempted: bool) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "address": recipient.address,
+        "queue": recipient.queue,
+        "status": "scheduled"
+        if recipient.state is State.SCHEDULED
+        else {recipient.state.value: status_words(recipient)},
+        "retry_num": recipient.retry_num,
+    }
+    if not recipient.state.is_final:
+        if recipient.retry_due_ms is not None and not recipient.held:
+            facts["next_retry"] = rfc3339(recipient.retry_due_ms)
+        if recipient.notify_due_ms is not None:
+            facts["next_notify"] = rfc3339(recipient.notify_due_ms)
+        if recipient.expiry.by is ExpiresBy.TTL:
+            facts["expires"] = rfc3339(message.created_ms + recipient.expiry.value)
+        else:
+            facts["attempts_left"] = max(recipient.expiry.value - recipient.retry_num, 0)
+        if recipient.held:
+            facts["held"] = True
+        if attempted:
+            facts["in_attempt"] = True
+    if recipient.status is not None and recipient.status.kind is not ErrorKind.NONE:
+        facts["last_error"] = recipient.status.kind.value
+    if recipient.orcpt is not None:
+        facts["orcpt"] = recipient.orcpt
+    return facts

@@ -1,0 +1,28 @@
+"""How a command says that it could not do what it was asked."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """Exit statuses of `mailgate`, those of sysexits.h where it has one."""
+
+    OK = 0
+    NOTHING = 1
+    """Ids or selectors were given and nothing matched; warnings under `--strict`."""
+    USAGE = 64
+    UNREACHABLE = 69
+    NOT_NOW = 75
+    """The store or the record cannot be opened now."""
+    PERMISSION = 77
+    CONFIG = 78
+
+
+class Failed(Exception):
+    """Ends the command with a status and one message for the operator."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message

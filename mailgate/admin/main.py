@@ -1,0 +1,79 @@
+"""The program `mailgate`: what operators ask and change from the command line.
+
+Every command answers an exit status (`failure.py`). What goes wrong is one line
+on standard error, or with `--json` one document on standard output; no
+traceback, unless mailgate itself is broken.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from mailgate.admin.command.config import config
+from mailgate.admin.command.explain import explain
+from mailgate.admin.command.queue import queue
+from mailgate.admin.command.version import version
+from mailgate.admin.failure import Failed, Status
+from mailgate.admin.output import print_json
+
+DEFAULT_CONFIG = "/etc/mailgate/mailgate.toml"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    envvar="MAILGATE_CONFIG",
+    default=DEFAULT_CONFIG,
+    show_default=True,
+    help="The configuration; $MAILGATE_CONFIG names another default.",
+)
+@click.pass_context
+def cli(context: click.Context, config_file: str) -> None:
+    """Ask mailgate."""
+    context.obj = config_file
+
+
+for _command in (config, explain, queue, version):
+    cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; answers its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_document = "--json" in given
+    try:
+        status = cli.main(args=given, prog_name="mailgate", standalone_mode=False)
+    except Failed as failed:
+        return _failed(failed.status, failed.message, as_document)
+    except click.exceptions.NoArgsIsHelpError as missing:
+        click.echo(missing.format_message(), err=True)
+        return Status.USAGE
+    except click.UsageError as wrong:
+        hint = f" (see {wrong.ctx.command_path} --help)" if wrong.ctx is not None else ""
+        return _failed(Status.USAGE, wrong.format_message() + hint, as_document)
+    except click.Abort:
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; the interpreter must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Status.OK
+    return status if isinstance(status, int) else Status.OK
+
+
+def _failed(status: Status, message: str, as_document: bool) -> int:
+    if as_document:
+        print_json({"error": {"code": int(status), "message": message}})
+    else:
+        for line in message.splitlines():
+            click.echo(f"mailgate: {line}", err=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
