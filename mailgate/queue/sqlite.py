@@ -20,7 +20,6 @@ from weakref import WeakValueDictionary
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from mailgate.queue import lease as host
 from mailgate.queue import place, reads, recover
@@ -321,13 +320,14 @@ class SqliteStore:
 
     def _collect(self) -> None:
         self._collecting = Deferred.fromCoroutine(self._collect_and_wait())
-        self._collecting.addErrback(_trap_cancelled)
 
     async def _collect_and_wait(self) -> None:
         try:
             removed = await self.collect_garbage()
             if removed:
                 _log.info("{event}", event="queue.garbage-removed", count=removed)
+        except CancelledError:
+            return
         except (StoreFailed, OSError) as error:
             _log.warn("{event}", event="queue.garbage-failed", reason=str(error))
         self._next_collection = self._reactor.callLater(_GARBAGE_INTERVAL.total_seconds(), self._collect)
@@ -372,11 +372,6 @@ class SqliteStore:
 
     def _file(self, queue_id: int) -> str:
         return os.path.join(self._spool_dir, place.spool_name(queue_id))
-
-
-def _trap_cancelled(failure: Failure) -> None:
-    if failure.check(CancelledError) is None:
-        failure.raiseException()
 
 
 def _was_kept(done: Recorded) -> bool:
