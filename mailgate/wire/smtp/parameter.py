@@ -2,14 +2,15 @@
 
 Names and keyword values are compared without regard to case. What is wrong
 raises `RemoteError` with the reply it deserves: 504 for a parameter that is
-not known or takes no value, 501 for a value that is not valid. A parameter
-given twice is not valid (RFC 3461 4), except BODY, where the stronger wins.
+not known or takes no value, 501 for a value that is not valid. A value given
+twice is not valid (RFC 3461 4), except for BODY, where the stronger wins.
 Whether an extension is offered, and within what range, is the MAIL and RCPT
 stages' to say.
 """
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
@@ -45,7 +46,7 @@ _NOTIFIES = {"SUCCESS": Notify.SUCCESS, "FAILURE": Notify.FAILURE, "DELAY": Noti
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # RFC 3461 4: hexchar = "+" 2HEXDIG; what only begins like one is dropped.
-_HEXCHAR = re.compile(rb"\+([0-9A-Fa-f]{2}|[^+]{0,2})")
+_HEXCHAR = re.compile(rb"\+(?:([0-9A-Fa-f]{2})|[^+]{0,2})")
 _BY = re.compile(rf"([+-]?[0-9]{{1,{SECONDS_DIGITS}}});([NRnr])([Tt]?)")
 _PRIORITY = re.compile(r"[+-]?[0-9]{1,3}")
 _MTRK = re.compile(rf"[^:]+(?::[0-9]{{1,{SECONDS_DIGITS}}})?")
@@ -123,11 +124,8 @@ def xtext(value: str, limit_octets: int) -> str:
 
 
 def _hexchar(found: re.Match[bytes]) -> bytes:
-    digits = found[1]
-    try:
-        return bytes([int(digits, 16)]) if len(digits) == 2 else b""
-    except ValueError:
-        return b""
+    digits: bytes | None = found[1]
+    return binascii.unhexlify(digits) if digits is not None else b""
 
 
 def timestamp(value: str) -> float:

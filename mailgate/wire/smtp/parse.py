@@ -110,11 +110,10 @@ def _ehlo(text: str, argument: str) -> Event:
 
 def _auth(text: str, argument: str) -> Event:
     words = argument.split()
-    if len(words) == 1:
-        return Auth(words[0].upper())
-    if len(words) == 2:
-        return Auth(words[0].upper(), words[1].encode("utf-8"))
-    raise RemoteError(replies.SYNTAX)
+    if len(words) not in (1, 2) or _UNPRINTABLE.search(argument):
+        raise RemoteError(replies.SYNTAX)
+    mechanism = words[0].upper() if words[0].isascii() else words[0]
+    return Auth(mechanism, words[1].encode("utf-8") if len(words) == 2 else None)
 
 
 def _mail(text: str, argument: str) -> Event:

@@ -117,6 +117,9 @@ def _initial(octets: bytes) -> str | None:
 
 def _decoded(octets: bytes) -> str | None:
     """Text from base64, None when it is neither."""
+    # The strict decoder still takes padding after a last group that is whole.
+    if len(octets) % 4 or octets.endswith(b"==="):
+        return None
     try:
         return binascii.a2b_base64(octets, strict_mode=True).decode("utf-8")
     except ValueError:

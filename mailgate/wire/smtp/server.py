@@ -160,16 +160,15 @@ class ServerConnection:
         """The present chunk is the last of its message."""
 
     def receive(self, octets: bytes) -> None:
-        """Take what the transport read; dropped before TLS is on and after the end."""
-        if self.state is _TLS or self.state is _CLOSED:
-            return
-        self._buffer.receive(octets)
+        """Take what the transport read; what will never be interpreted is dropped at once."""
+        state = self.state
+        if state is not _TLS and state is not _OWED_LAST and state is not _CLOSED:
+            self._buffer.receive(octets)
 
     def next_event(self) -> Event | Pending:
         """What comes next, as far as octets and owed replies allow.
 
-        `NEED_DATA` also after the end: there is nothing to wait for but the
-        peer's closing.
+        `NEED_DATA` also before TLS is on and after the end.
         """
         state = self.state
         if state is _COMMAND:
