@@ -7,6 +7,7 @@ spec IN-213 IN-214       the acceptance rows the dialogue shows
 base B1                  the configuration it starts from (B0)
 listener submission      the listener's id (`smtp`); `lmtp` speaks LMTP
 peer 127.0.0.9           where the client comes from (127.0.0.1)
+drop session.ehlo        the baseline's key or table is left out
 replay whole             not octet by octet as well
 
 Every other line of the head is TOML that changes the configuration. Body:
@@ -17,6 +18,9 @@ C* 5000 x                5000 times the octet
 S: 250 2.1.0             the server's next line begins so
 S+ 250                   a whole reply, of one line or several, whose last line begins so
 has SIZE 1000            a line of that reply has this text after its code; `lacks TEXT`: none has
+same                     the server's next line is the one before once more
+id A                     the reply ends with a trace id: remembered as A, or the one A is
+other-id A               it ends with another trace id than A
 silence                  nothing more was said
 wait 600ms               time passes
 closed                   the server has closed the connection; `open`: it has not
@@ -25,6 +29,7 @@ queued 2                 so many messages are queued by now
 sender a@client.test     of the message queued last; `sender` alone: the null one
 recipients a@b.c d@e.f   of the message queued last, in the queue's order
 stored text              the octets of the message queued last, as received, escapes as above
+octets text              the octets of the message queued last as they will leave
 holds text               the octets of the message queued last, with what was put above them, contain this
 """
 
@@ -39,6 +44,7 @@ from support.baseline import baseline
 
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(.))")
 _SIMPLE = {"r": b"\r", "n": b"\n", "t": b"\t", "\\": b"\\"}
+_TRACE_ID = re.compile(r" \[([0-9a-z]{12})\]$")
 _LENGTH = re.compile(r"(\d+)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -106,6 +112,7 @@ class Dialogue:
     listener: str = "smtp"
     peer: str = "127.0.0.1"
     replays: tuple[str, ...] = ("whole", "bytewise")
+    drop: tuple[str, ...] = ()
     changes: str = ""
     body: list[tuple[int, str]] = field(default_factory=list)
 
@@ -114,7 +121,7 @@ class Dialogue:
         """The configuration with a listener of the wanted id; its address is never bound."""
         protocol = "lmtp" if self.listener == "lmtp" else "smtp"
         listener = f'[server.listener."{self.listener}"]\nbind = "127.0.0.1:2525"\nprotocol = "{protocol}"\n'
-        return baseline(self.base, listener, self.changes)
+        return baseline(self.base, listener, self.changes, drop=self.drop)
 
 
 def read(path: Path) -> Dialogue:
@@ -137,6 +144,8 @@ def read(path: Path) -> Dialogue:
             dialogue.listener = rest.strip()
         elif word == "peer":
             dialogue.peer = rest.strip()
+        elif word == "drop":
+            dialogue.drop += tuple(rest.split())
         elif word == "replay":
             dialogue.replays = tuple(rest.split())
         else:
@@ -160,6 +169,7 @@ class Player:
         self._said = b""
         self._reply: list[str] = []
         self._transcript: list[str] = []
+        self._ids: dict[str, str] = {}
 
     def play(self, dialogue: Dialogue) -> None:
         """Play every line; an AssertionError names the line that did not hold, with what was said before."""
@@ -192,6 +202,15 @@ class Player:
             assert rest in [line[4:] for line in self._reply], f"not in {self._reply}"
         elif mark == "lacks":
             assert not any(line[4:].startswith(rest) for line in self._reply), f"in {self._reply}"
+        elif mark == "same":
+            before = self._reply[-1]
+            self._reply = [self._next_line()]
+            assert self._reply == [before], f"{self._reply}, not {before!r}"
+        elif mark == "id":
+            found = self._trace_id()
+            assert found == self._ids.setdefault(rest, found), f"{found}, not {self._ids[rest]}"
+        elif mark == "other-id":
+            assert self._trace_id() != self._ids[rest], "the same id"
         elif mark == "silence":
             left = self._pending()
             assert not left, f"the server said {left!r}"
@@ -221,6 +240,8 @@ class Player:
             assert last.recipients == rest.split(), last.recipients
         elif mark == "stored":
             assert last.content == octets_of(rest), last.content
+        elif mark == "octets":
+            assert last.octets == octets_of(rest), last.octets
         elif mark == "holds":
             assert octets_of(rest) in last.octets, last.octets
         else:
@@ -247,6 +268,11 @@ class Player:
         self._said += self._connection.received()
         return self._said
 
+    def _trace_id(self) -> str:
+        found = _TRACE_ID.search(self._reply[-1])
+        assert found, f"no trace id in {self._reply[-1]!r}"
+        return found[1]
+
     def _next_line(self) -> str:
         waited = 0.0
         while b"\r\n" not in self._pending() and waited < _PATIENCE_SECONDS:
@@ -257,4 +283,7 @@ class Player:
         self._said = rest
         text = line.decode("utf-8", "replace")
         self._transcript.append(f"  S {text}")
+        if text[3:4] == " ":
+            # Whatever the dialogue is about: refusals end with the trace id, other replies never do.
+            assert bool(_TRACE_ID.search(text)) == (text[:1] in "45"), f"trace id: {text!r}"
         return text

@@ -53,7 +53,7 @@ async def mechanism_is_offered(context: AuthContext) -> Verdict:
         return cannot_authenticate(offered, "session.auth.mechanisms")
     if not offered:
         return NOT_AVAILABLE
-    if context.mechanism.lower().replace("-", "_") in offered:
+    if context.mechanism in offered:
         return PROCEED
     return Refuse(replies.AUTH_UNKNOWN_MECHANISM, Reason.AUTH_NOT_AVAILABLE)
 

@@ -119,7 +119,7 @@ async def offered_mechanisms(context: EhloContext) -> tuple[str, ...] | Refuse:
     offered = await context.rules.auth.mechanisms.value(context)
     if isinstance(offered, Unknown):
         return unanswered(offered, "session.auth.mechanisms")
-    return tuple(mechanism for mechanism in MECHANISMS if mechanism.lower().replace("-", "_") in offered)
+    return tuple(mechanism for mechanism in MECHANISMS if mechanism in offered)
 
 
 POLICIES: tuple[Policy[EhloContext], ...] = (protocol_is_right, name_is_given, name_is_qualified)
