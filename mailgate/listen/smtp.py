@@ -131,8 +131,7 @@ class SmtpShell(TwistedProtocol):
             self._begin_tls()
             return
         transport.registerProducer(self, True)
-        self._arm(self._site_timeout())
-        self._settle(self._driver.open())
+        self._open(self._driver)
 
     def dataReceived(self, data: bytes) -> None:
         """Octets came: count them, hand them to the core, answer what they hold."""
@@ -171,11 +170,11 @@ class SmtpShell(TwistedProtocol):
         tls = agreed(connection)
         self._client.registerProducer(self, True)
         self._heard = self._clock.seconds()
-        self._arm(self._site_timeout())
         if self._site.listener.tls.implicit:
             driver.secured(tls)
-            self._settle(driver.open())
+            self._open(driver)
         else:
+            self._arm(self._site_timeout())
             self._settle(driver.tls_started(tls))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -207,6 +206,23 @@ class SmtpShell(TwistedProtocol):
 
     def stopProducing(self) -> None:
         """The transport is closing."""
+
+    def _open(self, driver: Driver) -> None:
+        """Greet the client; only the rules of the greeting say how long it may be silent."""
+        step = driver.open()
+        if isinstance(step, Deferred):
+            self._arm(self._site_timeout())
+            step.addCallback(self._opened)
+            self._settle(step)
+            return
+        self._arm(self._site_timeout())
+        self._settle(step)
+
+    def _opened(self, step: Step) -> Step:
+        self._disarm()
+        if not self._lost:
+            self._arm(self._site_timeout())
+        return step
 
     # --- events and steps -------------------------------------------------------------
 
