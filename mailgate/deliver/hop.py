@@ -104,7 +104,7 @@ async def _mail_hosts(
     answer = await resolver.mx(domain)
     if isinstance(answer, Unknown):
         _log.info(
-            format="{event} queueId={queueId} domain={domain} details={details}",
+            "{event}",
             event="delivery.mx-lookup-failed",
             queueId=queue_id,
             domain=domain,
@@ -117,7 +117,7 @@ async def _mail_hosts(
     records = [record for record in answer.records if record.host]
     if not records:
         _log.info(
-            format="{event} queueId={queueId} domain={domain}",
+            "{event}",
             event="delivery.null-mx",
             queueId=queue_id,
             domain=domain,
@@ -242,7 +242,7 @@ def _unanswered(why: Unknown) -> HopFailure:
 def _delay(entity: str, kind: ErrorKind, detail: str, queue_id: str = "") -> HopFailure:
     if queue_id:
         _log.info(
-            format="{event} queueId={queueId} hostname={hostname} details={details}",
+            "{event}",
             event="delivery.ip-lookup-failed",
             queueId=queue_id,
             hostname=entity,

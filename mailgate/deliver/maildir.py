@@ -274,7 +274,7 @@ class LocalDelivery:
                 await self._write(lease.item, copies, outcomes)
             except StoreFailed as fault:
                 _log.error(
-                    format="{event} queueId={queueId} {details}",
+                    "{event}",
                     event="queue.content-not-found",
                     queueId=lease.item.id_text,
                     details=str(fault),
@@ -368,7 +368,7 @@ class LocalDelivery:
             return
         outcomes[recipient.index] = DELIVERED
         _log.info(
-            format="{event} queueId={queueId} to={to} path={path} duplicate={duplicate}",
+            "{event}",
             event="delivery.local",
             queueId=item.id_text,
             to=recipient.address,

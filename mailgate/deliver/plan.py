@@ -111,7 +111,7 @@ class Strategy(Generic[T]):
         if entry is not None:
             return entry
         if name and name != "default":
-            _log.warn("{event} key={key} id={id}", event="smtp.id-not-found", key=self._names.key, id=name)
+            _log.warn("{event}", event="smtp.id-not-found", key=self._names.key, id=name)
         return self._fallback
 
 

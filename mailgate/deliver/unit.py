@@ -107,12 +107,16 @@ class Surroundings:
 class UnitAttempt:
     """One attempt at one unit. Use once: `await UnitAttempt(...).run()`."""
 
-    def __init__(self, lease: Lease, around: Surroundings, generation: Generation, fence: Fence) -> None:
+    def __init__(
+        self, lease: Lease, around: Surroundings, generation: Generation, fence: Fence, delivers: bool = True
+    ) -> None:
+        """Without `delivers` expired recipients are closed and told about, and nothing is handed over."""
         self._lease = lease
         self._around = around
         self._generation = generation
         self._plan = generation.plan
         self._fence = fence
+        self._delivers = delivers
         self._recipients = list(lease.item.recipients)
         self._updates: dict[int, RecipientUpdate] = {}
         self._facts: MessageFacts | None = None
@@ -131,7 +135,8 @@ class UnitAttempt:
         due = [
             recipient
             for recipient in self._recipients
-            if recipient.queue == self._lease.queue
+            if self._delivers
+            and recipient.queue == self._lease.queue
             and not recipient.state.is_final
             and not recipient.held
             and recipient.retry_due_ms is not None
@@ -139,7 +144,7 @@ class UnitAttempt:
         ]
         if due:
             _log.info(
-                "{event} queueId={queueId} queueName={queueName} to={to}",
+                "{event}",
                 event="delivery.attempt-start",
                 queueId=item.id_text,
                 queueName=self._lease.queue,
@@ -205,7 +210,7 @@ class UnitAttempt:
         lease = self._lease
         domain = group[0].domain
         _log.info(
-            "{event} queueId={queueId} domain={domain} route={route} total={total}",
+            "{event}",
             event="delivery.domain-delivery-start",
             queueId=lease.item.id_text,
             domain=domain,
@@ -220,7 +225,7 @@ class UnitAttempt:
         except CancelledError:
             raise
         except Exception:
-            _log.failure("Delivery attempt failed, queueId={queueId}", queueId=lease.item.id_text)
+            _log.failure("{event}", event="delivery.internal-error", queueId=lease.item.id_text)
             delayed = Delayed(_internal_error())
             return {recipient.index: delayed for recipient in group}
 
@@ -245,7 +250,7 @@ class UnitAttempt:
         if update.state is State.PERM_FAIL and before.state is not State.PERM_FAIL:
             item = self._lease.item
             _log.info(
-                "{event} queueId={queueId} {details}",
+                "{event}",
                 event="delivery.failed",
                 queueId=item.id_text,
                 to=before.address,
@@ -283,7 +288,7 @@ class UnitAttempt:
             status = RecipientStatus(why.dependency, ErrorKind.DEPENDENCY, why.reason)
         if status.kind is ErrorKind.DEPENDENCY:
             _log.warn(
-                "{event} queueId={queueId} dependency={dependency} {reason}",
+                "{event}",
                 event="queue.dependency-unavailable",
                 queueId=self._lease.item.id_text,
                 to=recipient.address,
@@ -335,7 +340,7 @@ class UnitAttempt:
                 made = Unknown("queue", str(fault))
             if isinstance(made, Unknown):
                 _log.warn(
-                    "{event} queueId={queueId} dependency={dependency} {reason}",
+                    "{event}",
                     event="queue.dependency-unavailable",
                     queueId=self._lease.item.id_text,
                     dependency=made.dependency,
@@ -395,7 +400,7 @@ class UnitAttempt:
         self._updates.clear()
         if not kept:
             self._fence.lost = True
-            _log.info("{event} queueId={queueId}", event="delivery.late-result", queueId=self._lease.item.id_text)
+            _log.info("{event}", event="delivery.late-result", queueId=self._lease.item.id_text)
         return kept
 
     async def _stored(self, updates: list[RecipientUpdate], dsn: NewMessage | None, end: bool) -> bool:
@@ -410,7 +415,7 @@ class UnitAttempt:
                 return await self._around.store.record(self._lease, updates, dsn, end)
             except StoreFailed as fault:
                 _log.error(
-                    "{event} queueId={queueId} {details}",
+                    "{event}",
                     event="queue.record-failed",
                     queueId=self._lease.item.id_text,
                     details=str(fault),
@@ -438,17 +443,17 @@ class UnitAttempt:
             }
             if kind is Kind.SUCCESS:
                 _log.info(
-                    "{event} queueId={queueId} to={to} host={host}",
+                    "{event}",
                     event="delivery.dsn-success",
                     code=reply.code if reply is not None else 250,
                     text=reply.text if reply is not None else "",
                     **facts,
                 )
             elif kind is Kind.FAILURE:
-                _log.info("{event} {details}", event="delivery.dsn-perm-fail", details=dsn_line(recipient), **facts)
+                _log.info("{event}", event="delivery.dsn-perm-fail", details=dsn_line(recipient), **facts)
             else:
                 _log.info(
-                    "{event} {details}",
+                    "{event}",
                     event="delivery.dsn-temp-fail",
                     details=dsn_line(recipient),
                     nextRetry=recipient.retry_due_ms,
@@ -458,7 +463,7 @@ class UnitAttempt:
         failed = [recipient for recipient, kind in self._announces if kind is Kind.FAILURE]
         if failed and not item.return_path:
             _log.info(
-                "{event} queueId={queueId} {details}",
+                "{event}",
                 event="delivery.double-bounce",
                 queueId=item.id_text,
                 to=[recipient.address for recipient in failed],
@@ -466,7 +471,7 @@ class UnitAttempt:
             )
         if dsn is not None:
             _log.info(
-                "{event} queueId={queueId} original={original} to={to}",
+                "{event}",
                 event="queue.queue-dsn",
                 queueId=f"{dsn.id:016x}",
                 original=item.id_text,
@@ -481,7 +486,7 @@ class UnitAttempt:
         open_ones = [recipient for recipient in self._recipients if not recipient.state.is_final]
         if not open_ones:
             _log.info(
-                "{event} queueId={queueId} elapsed={elapsed}",
+                "{event}",
                 event="delivery.completed",
                 queueId=item.id_text,
                 elapsed=now_ms - item.created_ms,
@@ -489,7 +494,7 @@ class UnitAttempt:
             return self._dsn_due_ms
         due = min((ms for r in open_ones if (ms := due_ms(r, item.created_ms)) is not None), default=None)
         _log.info(
-            "{event} queueId={queueId} nextRetry={nextRetry} queues={queues}",
+            "{event}",
             event="queue.rescheduled",
             queueId=item.id_text,
             to=[recipient.address for recipient in open_ones],

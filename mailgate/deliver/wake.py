@@ -172,7 +172,7 @@ class Wake:
             try:
                 leases = await self._around.store.claim(slots, self._around.wall_ms())
             except StoreFailed as fault:
-                _log.error("{event} {details}", event="queue.claim-failed", details=str(fault))
+                _log.error("{event}", event="queue.claim-failed", details=str(fault))
                 self._look_again_in(self._pace.poll_seconds)
                 return
         taken: dict[str, int] = {}
@@ -216,7 +216,7 @@ class Wake:
         if due_ms is not None and due_ms <= self._around.wall_ms():
             lane.pressure_told = now
             _log.warn(
-                "{event} queueName={queueName} limit={limit} reason={reason}",
+                "{event}",
                 event="queue.back-pressure",
                 queueName=name,
                 limit=lane.limit,
@@ -249,7 +249,8 @@ class Wake:
         self._running[lease.item.id, lease.queue] = running
         if self._renew_call is None:
             self._renew_call = self._clock.callLater(self._pace.lease_seconds / 3, self._renew)
-        attempt = UnitAttempt(lease, self._around, self._generation, running.fence)
+        # What the sweep found takes no slot, so it must not be delivered either.
+        attempt = UnitAttempt(lease, self._around, self._generation, running.fence, delivers=lane is not None)
         running.deferred = Deferred.fromCoroutine(self._run(attempt, running))
         running.deferred.addErrback(self._ended_badly, running).addBoth(self._ended, running)
 
@@ -262,9 +263,9 @@ class Wake:
         """An attempt that could not even record: its lease runs out, and the unit is tried again."""
         queue_id = running.lease.item.id_text
         if failure.check(CancelledError):
-            _log.info("{event} queueId={queueId}", event="delivery.attempt-aborted", queueId=queue_id)
+            _log.info("{event}", event="delivery.attempt-aborted", queueId=queue_id)
         else:
-            _log.failure("Delivery attempt ended by a fault, queueId={queueId}", failure, queueId=queue_id)
+            _log.failure("{event}", failure, event="delivery.internal-error", queueId=queue_id)
 
     def _ended(self, _: object, running: _Running) -> None:
         key = (running.lease.item.id, running.lease.queue)
@@ -312,7 +313,7 @@ class Wake:
         try:
             lost = await self._around.store.renew([running.lease for running in held])
         except StoreFailed as fault:
-            _log.error("{event} {details}", event="queue.renew-failed", details=str(fault))
+            _log.error("{event}", event="queue.renew-failed", details=str(fault))
         else:
             for running in held:
                 running.renewed = began
@@ -324,7 +325,7 @@ class Wake:
     def _fence_off(self, running: _Running) -> None:
         """The lease may be another's by now: stop."""
         if not running.fence.lost:
-            _log.warn("{event} queueId={queueId}", event="queue.lease-expired", queueId=running.lease.item.id_text)
+            _log.warn("{event}", event="queue.lease-expired", queueId=running.lease.item.id_text)
         running.fence.lost = True
         if running.deferred is not None and not running.fence.recording:
             running.deferred.cancel()
@@ -339,7 +340,7 @@ class Wake:
         try:
             leases = await self._around.store.expired(self._around.wall_ms(), _SWEEP_UNITS)
         except StoreFailed as fault:
-            _log.error("{event} {details}", event="queue.claim-failed", details=str(fault))
+            _log.error("{event}", event="queue.claim-failed", details=str(fault))
             return
         if not self._is_open:
             await self._give_back(leases)
@@ -349,7 +350,7 @@ class Wake:
 
     def _broken(self, failure: Failure) -> None:
         """A fault of the program in a scan: told, and looked again at the poll limit."""
-        _log.failure("The delivery scheduler met a fault", failure)
+        _log.failure("{event}", failure, event="queue.scheduler-failed")
         self._look_again_in(self._pace.poll_seconds)
 
 

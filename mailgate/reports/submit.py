@@ -109,7 +109,7 @@ class Notifier:
                 reader.close()
         except StoreFailed as fault:
             _log.error(
-                "{event} queueId={queueId} {details}",
+                "{event}",
                 event="queue.content-not-found",
                 queueId=item.id_text,
                 details=str(fault),

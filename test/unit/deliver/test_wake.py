@@ -1,0 +1,369 @@
+"""Due work into lanes: when a scan happens, how much it claims, leases, expiry, shutdown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.delivery import World, no_connection
+from support.work_store import message, recipient
+from twisted.internet.defer import Deferred
+
+from mailgate.deliver.wake import Pace
+from mailgate.queue.item import ExpiresBy, Expiry, State
+
+LONG = Expiry(ExpiresBy.TTL, 360_000_000)
+TTL_1H = Expiry(ExpiresBy.TTL, 3_600_000)
+
+
+@pytest.fixture
+def world():
+    with World(pace=Pace(poll_seconds=5, lease_seconds=60, sweep_seconds=30)) as world:
+        world.remote.slow = []
+        yield world
+
+
+def fill(world, count, start=1, **facts):
+    for number in range(start, start + count):
+        world.store.add(message(recipient(**facts), id=number))
+
+
+def finish(world, count=None):
+    """End attempts that wait for their host."""
+    slow = world.remote.slow
+    for _ in range(len(slow) if count is None else count):
+        slow.pop(0).callback(None)
+
+
+def started(world):
+    wake = world.wake()
+    wake.start()
+    world.clock.advance(0)
+    return wake
+
+
+def stop(world, wake, grace=30):
+    """What `stop` answers: an empty list while it waits."""
+    found = []
+    Deferred.fromCoroutine(wake.stop(grace)).addBoth(found.append)
+    return found
+
+
+# --- scans --------------------------------------------------------------------------------------
+
+
+def test_what_is_due_at_start_is_attempted_at_once(world):
+    fill(world, 3)
+    wake = started(world)
+    assert wake.running == 3
+
+
+def test_new_mail_is_attempted_at_once_when_idle(world):
+    wake = started(world)
+    world.clock.advance(1)
+    fill(world, 1)
+    wake.nudge()
+    world.clock.advance(0)
+    assert wake.running == 1
+
+
+def test_a_flood_of_nudges_makes_one_scan_each_hundredth_of_a_second(world):
+    world.remote.slow = None
+    wake = started(world)
+    before = len(world.store.claims)
+    for number in range(100):
+        fill(world, 1, start=number + 1)
+        wake.nudge()
+        wake.nudge()
+        world.clock.advance(0.001)
+    world.clock.advance(0.02)
+    assert len(world.store.claims) - before <= 12
+    assert world.store.items == {}
+
+
+def test_nudges_during_a_scan_lead_to_one_more(world):
+    world.store.slow_claims = []
+    wake = started(world)
+    for _ in range(5):
+        wake.nudge()
+    assert len(world.store.slow_claims) == 1
+    world.store.slow_claims.pop().callback(None)
+    world.clock.advance(0.02)
+    assert len(world.store.claims) == 2
+
+
+def test_nothing_is_found_later_than_the_poll_limit(world):
+    wake = started(world)
+    fill(world, 1)
+    world.clock.advance(4.9)
+    assert wake.running == 0
+    world.clock.advance(0.2)
+    assert wake.running == 1
+
+
+def test_the_next_due_moment_sets_the_timer(world):
+    fill(world, 1, retry_due_ms=2000)
+    wake = started(world)
+    world.clock.advance(1.99)
+    assert wake.running == 0
+    world.clock.advance(0.02)
+    assert wake.running == 1
+
+
+def test_a_retry_comes_when_it_is_due(world):
+    world.configure('[queue.schedule.remote]\nretry = "1s"\n')
+    world.remote.slow = None
+    world.remote.default = no_connection()
+    fill(world, 1)
+    started(world)
+    for _ in range(35):
+        world.clock.advance(0.1)
+    assert len(world.remote.runs) == 4
+
+
+def test_a_notification_is_attempted_without_waiting_for_the_poll(world):
+    world.remote.slow = None
+    world.zone.records.clear()
+    world.zone.a("sender.example", "192.0.2.3")
+    fill(world, 1)
+    started(world)
+    world.clock.advance(0.05)
+    assert [addresses for _, addresses in world.remote.runs] == [["jane@example.org"], ["joe@sender.example"]]
+
+
+def test_a_store_that_does_not_answer_is_asked_again_at_the_poll_limit(world):
+    world.store.fail_claims = 1
+    fill(world, 1)
+    wake = started(world)
+    assert wake.running == 0
+    assert world.told("queue.claim-failed")
+    world.clock.advance(5)
+    assert wake.running == 1
+
+
+def test_a_fault_in_a_scan_does_not_end_scanning(world):
+    async def broken(slots, now_ms):
+        raise ZeroDivisionError
+
+    claim, world.store.claim = world.store.claim, broken
+    fill(world, 1)
+    wake = started(world)
+    world.store.claim = claim
+    world.clock.advance(5)
+    assert wake.running == 1
+    assert world.told("queue.scheduler-failed")
+
+
+# --- lanes --------------------------------------------------------------------------------------
+
+
+TWO = "[queue.virtual.remote]\nthreads-per-node = 2\n"
+
+
+@pytest.mark.spec("OUT-009")
+def test_a_lane_never_runs_more_than_its_slots_while_others_proceed(world):
+    world.configure(TWO)
+    fill(world, 5)
+    fill(world, 3, start=10, queue="default", schedule="remote")
+    wake = started(world)
+    assert len([item for item, _ in world.remote.runs if item.id < 10]) == 2
+    assert len([item for item, _ in world.remote.runs if item.id >= 10]) == 3
+    assert all(slots.get("remote", 0) <= 2 for slots in world.store.claims)
+    most = 0
+    while world.store.items:
+        world.clock.advance(0.02)
+        most = max(most, sum(running.lease.queue == "remote" for running in wake._running.values()))
+        finish(world, 1)
+    assert most == 2
+
+
+@pytest.mark.spec("OUT-023")
+def test_a_full_queue_does_not_hold_up_another(world):
+    world.configure(TWO + "[queue.virtual.fast]\nthreads-per-node = 1\n")
+    fill(world, 50)
+    wake = started(world)
+    world.store.add(message(recipient(queue="fast", schedule="remote"), id=99, priority=6))
+    wake.nudge()
+    world.clock.advance(0.01)
+    assert 99 in [item.id for item, _ in world.remote.runs]
+
+
+def test_freed_slots_are_filled_in_batches(world):
+    fill(world, 200)
+    started(world)
+    assert len(world.remote.runs) == 50
+    before = len(world.store.claims)
+    for _ in range(20):
+        finish(world, 1)
+    world.clock.advance(0.01)
+    assert len(world.store.claims) == before + 1
+    assert world.store.claims[-1]["remote"] == 20
+    assert len(world.remote.runs) == 70
+
+
+@pytest.mark.spec("OUT-010")
+def test_slots_change_with_the_configuration_and_running_attempts_go_on(world):
+    world.configure(TWO)
+    fill(world, 9)
+    wake = started(world)
+    world.configure(TWO.replace("2", "4"))
+    wake.use(world.generation)
+    world.clock.advance(0.01)
+    assert wake.running == 4
+    world.configure(TWO.replace("2", "1"))
+    wake.use(world.generation)
+    world.clock.advance(0.01)
+    assert wake.running == 4
+    finish(world, 3)
+    world.clock.advance(0.01)
+    assert wake.running == 1
+    finish(world, 1)
+    world.clock.advance(0.01)
+    assert wake.running == 1
+
+
+def test_a_queue_a_reload_took_away_is_still_served(world):
+    world.configure("[queue.virtual.old]\nthreads-per-node = 1\n")
+    wake = started(world)
+    world.configure("")
+    wake.use(world.generation)
+    fill(world, 30, queue="old", schedule="remote")
+    world.clock.advance(0.01)
+    assert wake.running == 25
+
+
+@pytest.mark.spec("OUT-028")
+def test_back_pressure_is_told_once_a_minute_and_queue(world):
+    world.configure(TWO)
+    fill(world, 5)
+    wake = started(world)
+    for _ in range(30):
+        wake.nudge()
+        world.clock.advance(1)
+    assert [(event["queueName"], event["limit"]) for event in world.told("queue.back-pressure")] == [("remote", 2)]
+    for _ in range(40):
+        world.clock.advance(1)
+    assert len(world.told("queue.back-pressure")) == 2
+
+
+def test_one_message_in_two_queues_is_two_units(world):
+    item, octets = message(recipient("a@example.org"), recipient("b@example.org", queue="default", schedule="remote"))
+    world.store.add((item, octets))
+    wake = started(world)
+    assert wake.running == 2
+    finish(world)
+    assert world.store.items == {}
+
+
+# --- faults and leases ----------------------------------------------------------------------------
+
+
+def test_an_attempt_that_ends_by_a_fault_frees_its_slot(world):
+    def broken(*_):
+        raise ZeroDivisionError
+
+    world.store.record = broken
+    fill(world, 1)
+    wake = started(world)
+    finish(world)
+    assert wake.running == 0
+    assert world.told("delivery.internal-error")[0]["queueId"] == "0000000000000001"
+
+
+@pytest.mark.spec("OUT-203")
+def test_leases_are_renewed_while_attempts_run(world):
+    fill(world, 2)
+    started(world)
+    world.clock.advance(20)
+    world.clock.advance(20)
+    assert [len(leases) for leases in world.store.renewals] == [2, 2]
+    finish(world)
+    world.clock.advance(20)
+    world.clock.advance(20)
+    assert len(world.store.renewals) == 2
+
+
+def test_a_lost_lease_ends_its_attempt(world):
+    fill(world, 2)
+    wake = started(world)
+    world.store.lost.add(1)
+    world.clock.advance(20)
+    assert world.remote.cancelled == 1
+    assert wake.running == 1
+    assert [event["queueId"] for event in world.told("queue.lease-expired")] == ["0000000000000001"]
+
+
+def test_leases_nobody_could_renew_for_two_thirds_of_their_time_count_as_lost(world):
+    world.store.fail_renewals = 9
+    fill(world, 1)
+    wake = started(world)
+    world.clock.advance(20)
+    assert wake.running == 1
+    world.clock.advance(20)
+    assert wake.running == 0
+    assert world.remote.cancelled == 1
+
+
+def test_expired_mail_is_found_though_its_lane_is_full_and_nothing_else_is_delivered(world):
+    world.configure(TWO)
+    fill(world, 2)
+    wake = started(world)
+    one = recipient("a@example.org", expiry=TTL_1H)
+    world.store.add(message(one, replace(one, address="b@example.org", expiry=LONG), id=3, created_ms=-3_600_000))
+    world.clock.advance(30)
+    assert [event["to"] for event in world.told("delivery.failed")] == ["a@example.org"]
+    assert world.one(1, id=3).state is State.SCHEDULED
+    assert len(world.remote.runs) == 2
+    assert wake.running == 2
+    assert (3, "remote") not in world.store.leases
+
+
+# --- shutdown -------------------------------------------------------------------------------------
+
+
+def test_stopping_waits_for_attempts_and_claims_nothing_more(world):
+    fill(world, 60)
+    wake = started(world)
+    ended = stop(world, wake)
+    assert ended == []
+    claims = len(world.store.claims)
+    wake.nudge()
+    finish(world)
+    world.clock.advance(1)
+    assert ended == [None]
+    assert len(world.store.claims) == claims
+    assert world.store.leases == {}
+    assert len(world.store.items) == 10
+    assert world.clock.getDelayedCalls() == []
+
+
+@pytest.mark.spec("OUT-212")
+def test_attempts_that_outlast_the_grace_are_ended_and_their_leases_given_back(world):
+    fill(world, 2)
+    wake = started(world)
+    ended = stop(world, wake, grace=10)
+    world.clock.advance(9)
+    assert ended == []
+    world.clock.advance(1)
+    assert ended == [None]
+    assert world.remote.cancelled == 2
+    assert world.store.leases == {}
+    assert all(world.one(id=number).state is State.SCHEDULED for number in (1, 2))
+
+
+def test_a_claim_under_way_at_shutdown_is_given_back(world):
+    world.store.slow_claims = []
+    fill(world, 2)
+    wake = started(world)
+    ended = stop(world, wake)
+    assert ended == []
+    world.store.slow_claims.pop().callback(None)
+    assert ended == [None]
+    assert world.store.leases == {}
+    assert world.remote.runs == []
+
+
+def test_stopping_an_idle_scheduler_is_immediate(world):
+    wake = started(world)
+    assert stop(world, wake) == [None]
+    assert world.clock.getDelayedCalls() == []
