@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mailgate.expr import operate
@@ -37,14 +37,11 @@ from mailgate.expr.node import (
     Read,
     Unary,
     Word,
-    children,
-    walk,
-    with_children,
 )
 from mailgate.expr.outside import Outside
 from mailgate.expr.regex import LONGEST_SUBJECT
 from mailgate.expr.scope import Scope
-from mailgate.expr.value import Result, Type, Value, text, type_of
+from mailgate.expr.value import Result, Value, text
 from mailgate.mail.unknown import Unknown
 
 Run = Callable[["Frame"], Result]
@@ -95,75 +92,6 @@ class Branch:
     def nodes(self) -> tuple[Node, ...]:
         """Its trees in the order of evaluation."""
         return (self.value,) if self.condition is None else (self.condition, self.value)
-
-
-# --- folding -------------------------------------------------------------------
-
-
-def fold_branches(branches: tuple[Branch, ...], known: Mapping[str, Value]) -> tuple[Branch, ...]:
-    """Compute what can be: values of `known` variables are put in, branches that cannot be reached fall away."""
-    parts = [node for branch in branches for part in branch.nodes for node in walk(part)]
-    captures = any(isinstance(node, Capture) for node in parts)
-    folded: list[Branch] = []
-    for branch in branches:
-        condition = None if branch.condition is None else _fold(branch.condition, known, captures)
-        if isinstance(condition, Literal):
-            if not condition.value:
-                continue
-            condition = None
-        folded.append(Branch(condition, _fold(branch.value, known, captures)))
-        if condition is None:
-            break
-    kept = tuple(folded)
-    if any(isinstance(node, (Read, Ask)) for branch in kept for part in branch.nodes for node in walk(part)):
-        return kept
-    value = _computed(build(kept))
-    return kept if value is None else (Branch(None, value),)
-
-
-def _computed(run: Run) -> Literal | None:
-    result = run(Frame(None))
-    # Without anything read, only a text too long for matches() is unknown.
-    return None if isinstance(result, Unknown) else Literal(result, type_of(result))
-
-
-def _fold(node: Node, known: Mapping[str, Value], captures: bool) -> Node:
-    if isinstance(node, Literal):
-        return node
-    if isinstance(node, Read):
-        if node.variable.name not in known:
-            return node
-        value = known[node.variable.name]
-        return Literal(int(value) if isinstance(value, bool) else value, type_of(value))
-    node = with_children(node, tuple(_fold(child, known, captures) for child in children(node)))
-    if isinstance(node, Logic):
-        return _fold_logic(node, captures)
-    if isinstance(node, Either) and isinstance(node.condition, Literal):
-        return node.yes if node.condition.value else node.no
-    if isinstance(node, (Capture, Ask)) or (captures and isinstance(node, Match)):
-        return node
-    if all(isinstance(child, Literal) for child in children(node)):
-        return _computed(compiled(node)) or node
-    return node
-
-
-def _fold_logic(node: Logic, captures: bool) -> Node:
-    """A known side that decides does so wherever it stands: Kleene's `U & 0` is 0."""
-    decides = node.operator == "|"
-    literals = [operand for operand in node.operands if isinstance(operand, Literal)]
-    others = tuple(operand for operand in node.operands if not isinstance(operand, Literal))
-    decided = any(bool(literal.value) is decides for literal in literals)
-    if not others:
-        return Literal(int(decides if decided else not decides), Type.INTEGER)
-    if not decided:
-        return Logic(node.operator, others)
-    if captures and any(isinstance(below, Match) for other in others for below in walk(other)):
-        # Its captures may be used by what is around this node.
-        return node
-    return Literal(int(decides), Type.INTEGER)
-
-
-# --- closures --------------------------------------------------------------------
 
 
 def build(branches: tuple[Branch, ...]) -> Run:

@@ -58,8 +58,6 @@ class ResultKind(Generic[T]):
     missing: T
     words: tuple[str, ...] = ()
     """Constants of this kind's expressions; each stands for the text it is written as."""
-    check: Callable[[Value], str | None] | None = None
-    """For a value known at load that converts to something: what is wrong with it all the same."""
     spelling: Callable[[object], timedelta | int] | None = None
     """Reads the whole text of a value written in another way than as an expression (`read_size`)."""
     names: Names | None = None
@@ -90,9 +88,7 @@ class ResultKind(Generic[T]):
         """
         if not value:
             return None
-        if self.convert(value) is None:
-            return f"{_shown(value)} is not {self.wanted}"
-        return self.check(value) if self.check else None
+        return f"{_shown(value)} is not {self.wanted}" if self.convert(value) is None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +103,6 @@ class OptionalKind(ResultKind[U | None], Generic[U]):
             accepts=self.accepts,
             missing=value,
             words=self.words,
-            check=self.check,
             spelling=self.spelling,
             names=self.names,
         )
@@ -119,13 +114,10 @@ def _optional(
     accepts: Type,
     *,
     words: tuple[str, ...] = (),
-    check: Callable[[Value], str | None] | None = None,
     spelling: Callable[[object], timedelta | int] | None = None,
     names: Names | None = None,
 ) -> OptionalKind[U]:
-    return OptionalKind(
-        wanted, convert, accepts, None, words=words, check=check, spelling=spelling, names=names, optional=True
-    )
+    return OptionalKind(wanted, convert, accepts, None, words=words, spelling=spelling, names=names, optional=True)
 
 
 def _shown(value: Value) -> str:
@@ -265,7 +257,7 @@ def WORD(*words: str) -> OptionalKind[str]:
 
 
 MT_PRIORITY: OptionalKind[str] = WORD("mixer", "stanag4406", "nsep")
-"""Priority assignment policy of MT-PRIORITY (RFC 6758, RFC 6710 Appendix A); None switches the extension off."""
+"""Priority assignment policy of MT-PRIORITY (RFC 6710); None switches the extension off."""
 
 
 def NAME(category: str = "") -> OptionalKind[str]:

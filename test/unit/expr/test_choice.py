@@ -6,7 +6,8 @@ from datetime import timedelta
 import pytest
 from support.expressions import DOWN, Facts, Table, compiled, drive, errors, evaluated
 
-from mailgate.expr.choice import Choice, OnError
+from mailgate.expr.choice import Choice
+from mailgate.expr.compile import OnError
 from mailgate.expr.error import ExpressionErrors
 from mailgate.expr.kind import BOOLEAN, DURATION, MECHANISMS, NAME, NAMES, STRING, WORD, boolean
 from mailgate.expr.scope import Context

@@ -150,6 +150,7 @@ REFUSED = [
     (SIZE, "10s", "the duration 10s is not a size"),
     (DURATION, "[1, 2]", "[1, 2] is not a duration"),
     (DURATION, [1, 2], "[1, 2] is not a duration"),
+    (STRINGS, ["'a'", ["'b'"]], "an array within an array"),
     (DURATION, "-5m", "-300000 is not a duration"),
     (DURATION, "0s", "0s is no duration"),
     (DURATION, "'soon'", "'soon' is not a duration"),
