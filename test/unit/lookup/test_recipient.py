@@ -2,11 +2,13 @@ import asyncio
 
 import pytest
 
+from mailgate.config.load import load_text
 from mailgate.expr.choice import compile_choice
 from mailgate.expr.kind import STRING_OR_TRUTH
 from mailgate.expr.resolve import Environment
 from mailgate.expr.scope import Context
 from mailgate.lookup.accounts import MemoryDirectory, Principal
+from mailgate.lookup.configured import lists
 from mailgate.lookup.directory import Mailbox, MailingList
 from mailgate.lookup.lists import Lists, from_lookup
 from mailgate.lookup.outside import Answers, Directories
@@ -64,13 +66,13 @@ class Broken:
         return DOWN
 
 
-def answers(here, address_rules, lists=()):
-    return Answers(Directories([here], here.id), Lists(lists), no_dns, address_rules)
+def answers(here, address_rules, named=()):
+    return Answers(Directories([here], here.id), Lists(named), no_dns, address_rules)
 
 
-def found(here, address, address_rules=None, lists=()):
+def found(here, address, address_rules=None):
     address_rules = address_rules or rules()
-    return asyncio.run(address_rules.find(here, address, answers(here, address_rules, lists)))
+    return asyncio.run(address_rules.find(here, address, answers(here, address_rules)))
 
 
 def test_the_address_itself():
@@ -166,9 +168,9 @@ def test_names_that_nothing_defines_are_unknown():
         assert "nosuch" in result.dependency
 
 
-def lookup_value(raw, *lists):
+def lookup_value(raw, *named):
     here = directory(JANE)
-    return asyncio.run(choice(raw).value(Scope(answers(here, rules(), lists))))
+    return asyncio.run(choice(raw).value(Scope(answers(here, rules(), named))))
 
 
 class Scope:
@@ -181,18 +183,42 @@ class Scope:
         pass
 
 
+def configured(text):
+    here = Answers(Directories([]), lists(load_text(text).settings), no_dns, rules())
+    return lambda raw: asyncio.run(choice(raw).value(Scope(here)))
+
+
 @pytest.mark.spec("IN-007")
 def test_key_exists_in_a_list():
-    x = from_lookup("x", {"a": "", "b": ""})
-    assert lookup_value("key_exists('x','a')", x) is True
-    assert lookup_value("key_exists('x','c')", x) is False
+    ask = configured("""[lookup]\nx = ["a", "b"]""")
+    assert ask("key_exists('x','a')") is True
+    assert ask("key_exists('x','c')") is False
 
 
 @pytest.mark.spec("IN-008")
 def test_key_exists_with_a_glob():
-    x = from_lookup("x", {"spamtrap@*": ""})
-    assert lookup_value("key_exists('x','spamtrap@q')", x) is True
-    assert lookup_value("key_exists('x','other@q')", x) is False
+    ask = configured("""[lookup]\nx = ["spamtrap@*"]""")
+    assert ask("key_exists('x','spamtrap@q')") is True
+    assert ask("key_exists('x','other@q')") is False
+
+
+def test_tables_and_stores_of_the_configuration():
+    ask = configured(
+        """
+        [lookup."domains"]
+        "example.com" = true
+        "*.example.com" = true
+        "k" = "v"
+        [store."list/blocked-domains"]
+        type = "memory"
+        format = "list"
+        values = ["mail.spammer.test", "mail.spammer.example"]
+        """
+    )
+    assert ask("key_exists('domains', 'a.example.com')") is True
+    assert ask("key_get('domains', 'K')") == "v"
+    assert ask("key_exists('list/blocked-domains', 'mail.spammer.test')") is True
+    assert ask("key_exists('blocked-domains', 'mail.spammer.test')") is False
 
 
 def test_key_get():
