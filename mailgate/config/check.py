@@ -66,7 +66,6 @@ class _Check:
         self._reader = reader
         self._tree = tree
         self._findings = findings
-        self._warn = findings.warning
 
     def run(self) -> None:
         self._literal_names()
@@ -82,7 +81,13 @@ class _Check:
         self._principals()
 
     def _wrong(self, path: Path, problem: str, advice: str = "", *at: int | str) -> None:
+        """Report a fault whose text may quote the value."""
+        if self._reader.is_secret(path):
+            problem, advice = "the inserted value cannot be used here", ""
         self._findings.error(path, problem, advice, at)
+
+    def _warn(self, path: Path, text: str) -> None:
+        self._findings.warning(path, "the inserted value is odd" if self._reader.is_secret(path) else text)
 
     def _built(self, type: type[T]) -> list[tuple[Path, T]]:
         return [(path, made) for path, made in self._reader.tables if isinstance(made, type)]
@@ -166,18 +171,20 @@ class _Check:
         for path, certificate in self._built(CertificateSettings):
             chain = _loaded(_certified_key, certificate.cert)
             if chain is None:
-                self._wrong((*path, "cert"), "no usable certificate in PEM", "name the file with the full chain")
+                self._findings.error(
+                    (*path, "cert"), "no usable certificate in PEM", "name the file with the full chain"
+                )
             key = _loaded(_private_key, certificate.private_key)
             if key is None:
-                self._wrong(
+                self._findings.error(
                     (*path, "private-key"), "no usable private key in PEM", "name the file with the key, not encrypted"
                 )
             if chain is not None and key is not None and chain != key:
-                self._wrong((*path, "private-key"), "the key does not belong to the certificate")
+                self._findings.error((*path, "private-key"), "the key does not belong to the certificate")
             if certificate.default:
                 defaults.append(path)
         for path in defaults[1:]:
-            self._wrong((*path, "default"), f"{dotted(defaults[0])} is the default already", "keep one")
+            self._findings.error((*path, "default"), f"{dotted(defaults[0])} is the default already", "keep one")
 
     def _schedules(self) -> None:
         queues = {*_BUILT_IN["virtual"], *self._table("queue", "virtual")}

@@ -29,7 +29,7 @@ _STRING = re.compile(
     r'|"(?:[^"\\\n]++|\\.)*+"'
     r"|'[^'\n]*+'"
 )
-_SCALAR = re.compile(r"[^,\]}#\n]++")
+_SCALAR = re.compile(r"[^,\]}#=\n]++")
 # Deeper than any declared key; tomllib has its own bound for arrays.
 _DEEPEST = 100
 
@@ -140,6 +140,7 @@ class _Scanner:
     def _pair(self, table: Path, depth: int) -> None:
         line = self._line()
         names = self._key()
+        self._skip(_EQUALS)
         path = table
         for name in names[:-1]:
             path = self._inside((*path, name), line)
@@ -149,7 +150,6 @@ class _Scanner:
         if path in self._given:
             self.places.repeated.append((path, first, line))
         self._given.add(path)
-        self._skip(_EQUALS)
         self._value(path, depth)
 
     def _value(self, path: Path, depth: int) -> None:

@@ -92,6 +92,10 @@ class Reader:
         self.rules: list[tuple[Path, ChoiceFacts, object]] = []
         """Path, compiled rule, raw value."""
 
+    def is_secret(self, path: Path) -> bool:
+        """Whether a macro inserted the value at `path`, or any part of it."""
+        return path in self._secret
+
     def settings(self) -> DataclassInstance | None:
         """The whole; None when anything in it could not be read."""
         return self._table(self._schema, self._tree, (), "")
@@ -287,7 +291,7 @@ class Reader:
         return compiled
 
     def _quoted(self, value: object, path: Path) -> Quoted:
-        return Quoted(value, path in self._secret)
+        return Quoted(value, self.is_secret(path))
 
     def _wrong(self, path: Path, problem: str, advice: str = "", at: tuple[Step, ...] = ()) -> None:
         self._findings.error(path, problem, advice, at)
