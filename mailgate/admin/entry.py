@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from mailgate.admin.output import rfc3339
+from mailgate.decisions.explain import timestamp
 from mailgate.mail.status import ErrorKind
 from mailgate.queue.item import ExpiresBy, QueuedRecipient, QueueItem, State
 from mailgate.queue.scope import error_text
@@ -37,7 +37,7 @@ def entry(message: QueueItem, leased: Container[tuple[int, str]]) -> dict[str, o
     facts: dict[str, object] = {
         "id": message.id_text,
         "return_path": message.return_path,
-        "created": rfc3339(message.created_ms),
+        "created": timestamp(message.created_ms),
         "size": message.size_octets,
         "source": message.source.value,
         "blob_hash": message.content_hash,
@@ -65,11 +65,11 @@ def _recipient(message: QueueItem, recipient: QueuedRecipient, attempted: bool) 
     }
     if not recipient.state.is_final:
         if recipient.retry_due_ms is not None and not recipient.held:
-            facts["next_retry"] = rfc3339(recipient.retry_due_ms)
+            facts["next_retry"] = timestamp(recipient.retry_due_ms)
         if recipient.notify_due_ms is not None:
-            facts["next_notify"] = rfc3339(recipient.notify_due_ms)
+            facts["next_notify"] = timestamp(recipient.notify_due_ms)
         if recipient.expiry.by is ExpiresBy.TTL:
-            facts["expires"] = rfc3339(message.created_ms + recipient.expiry.value)
+            facts["expires"] = timestamp(message.created_ms + recipient.expiry.value)
         else:
             facts["attempts_left"] = max(recipient.expiry.value - recipient.retry_num, 0)
         if recipient.held:

@@ -12,15 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-
-def clean(text: str) -> str:
-    """Text of strangers, safe for a terminal: control characters are shown, not sent."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def rfc3339(epoch_ms: int) -> str:
-    """A moment for programs: UTC with milliseconds."""
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{epoch_ms % 1000:03d}Z"
+from mailgate.decisions.explain import printable
 
 
 def moment(epoch_ms: int | None) -> str:
@@ -62,10 +54,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Sequence[str]]])
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*(Text("\n".join(clean(line) for line in cell)) for cell in row))
+            table.add_row(*(Text("\n".join(printable(line) for line in cell)) for cell in row))
         Console().print(table)
         return
-    cells = [list(columns), *([", ".join(clean(line) for line in cell) for cell in row] for row in rows)]
+    cells = [list(columns), *([", ".join(printable(line) for line in cell) for cell in row] for row in rows)]
     widths = [max(len(row[number]) for row in cells) for number in range(len(columns))]
     for row in cells:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -142,6 +142,16 @@ def _lines(octets: bytes, needle: bytes) -> Iterator[bytes]:
         end = start
 
 
+def printable(text: str) -> str:
+    """Text of strangers, safe for a terminal: control characters are shown, not sent."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def timestamp(epoch_ms: int) -> str:
+    """A moment for programs: UTC with milliseconds, as in RFC 3339 5.6."""
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{epoch_ms % 1000:03d}Z"
+
+
 # --- told to people -------------------------------------------------------------
 
 
@@ -159,11 +169,6 @@ def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _clean(text: str) -> str:
-    """Text of strangers, safe for a terminal: control characters are shown, not sent."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _step(step: Step) -> Iterator[str]:
     place = f" ({step.place})" if step.place else ""
     took = f"  [{step.micros} us]" if step.micros else ""
@@ -174,7 +179,7 @@ def _step(step: Step) -> Iterator[str]:
 
 def told(entry: Entry) -> str:
     """One entry for people, in lines, the last one ended too."""
-    return "".join(f"{_clean(line)}\n" for line in _told(entry))
+    return "".join(f"{printable(line)}\n" for line in _told(entry))
 
 
 def _told(entry: Entry) -> Iterator[str]:
@@ -215,10 +220,6 @@ def _told(entry: Entry) -> Iterator[str]:
 # --- told to programs -------------------------------------------------------------
 
 
-def _rfc3339(epoch_ms: int) -> str:
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{epoch_ms % 1000:03d}Z"
-
-
 def as_json(entry: Entry) -> dict[str, object]:
     """One entry for programs; absent facts are left out."""
     facts: dict[str, object] = {
@@ -226,8 +227,8 @@ def as_json(entry: Entry) -> dict[str, object]:
         "trace": entry.trace,
         "session": entry.session,
         "queue_id": entry.queue_id,
-        "started": _rfc3339(entry.started_ms),
-        "ended": _rfc3339(entry.ended_ms),
+        "started": timestamp(entry.started_ms),
+        "ended": timestamp(entry.ended_ms),
         "listener": entry.listener,
         "protocol": entry.protocol,
         "peer": {"ip": entry.peer_ip, "port": entry.peer_port},

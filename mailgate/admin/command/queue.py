@@ -13,9 +13,10 @@ import click
 
 from mailgate.admin.entry import entry, state_word, status_words
 from mailgate.admin.failure import Failed, Status
-from mailgate.admin.output import clean, moment, print_json, print_table, print_text, rfc3339, size
+from mailgate.admin.output import moment, print_json, print_table, print_text, size
 from mailgate.admin.selector import queue_id, selectors
 from mailgate.admin.settings import queue_of, settings_of
+from mailgate.decisions.explain import printable, timestamp
 from mailgate.mail.header import header_end
 from mailgate.queue.inspect import By, Group, Selection, group, in_attempt, read, select
 from mailgate.queue.item import ExpiresBy, QueuedRecipient, QueueItem, queue_id_text
@@ -96,7 +97,7 @@ def _due_ms(message: QueueItem) -> int | None:
 def _print_groups(groups: list[Group], total: int, by: str, as_document: bool) -> None:
     if as_document:
         found = [
-            {"name": g.name, "messages": g.messages, "recipients": g.recipients, "oldest": rfc3339(g.oldest_ms)}
+            {"name": g.name, "messages": g.messages, "recipients": g.recipients, "oldest": timestamp(g.oldest_ms)}
             for g in groups
         ]
         print_json({"total": total, "groups": found})
@@ -182,7 +183,7 @@ def _print_message(message: QueueItem, attempted: set[str]) -> None:
         ]
     for name, value in facts:
         if value or not name:
-            print_text(f"{name:14}{clean(value)}".rstrip() + "\n")
+            print_text(f"{name:14}{printable(value)}".rstrip() + "\n")
 
 
 def _expires(message: QueueItem, recipient: QueuedRecipient) -> str:
