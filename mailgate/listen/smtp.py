@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from mailgate.mail import replies
 from mailgate.mail.session import Session
+from mailgate.net.outlet import Outlet
 from mailgate.net.tls import ServerTls, agreed
 from mailgate.session.driver import Driver, Step, Then
 from mailgate.session.site import Site
@@ -82,6 +83,7 @@ class SmtpShell(TwistedProtocol):
     """One connection of an SMTP, submission or LMTP listener."""
 
     _client: ClientTransport
+    _outlet: Outlet
 
     def __init__(self, site: Site, tls: ServerTls | None, registry: Registry) -> None:
         self._site = site
@@ -112,6 +114,7 @@ class SmtpShell(TwistedProtocol):
         # Twisted declares less than every TCP transport has; asking each one would cost more than greeting it.
         transport: ClientTransport = vars(self)["transport"]
         self._client = transport
+        self._outlet = Outlet(transport)
         listener = self._site.listener
         self._began = self._heard = self._clock.seconds()
         peer, host = transport.getPeer(), transport.getHost()
@@ -255,7 +258,7 @@ class SmtpShell(TwistedProtocol):
 
     def _flush(self, out: list[bytes]) -> None:
         if out and not self._lost:
-            self._client.write(out[0] if len(out) == 1 else b"".join(out))
+            self._outlet.send(out[0] if len(out) == 1 else b"".join(out))
 
     def _settle(self, step: Step | Deferred[Step]) -> None:
         """Act on a step, now or when it is there."""
@@ -268,7 +271,7 @@ class SmtpShell(TwistedProtocol):
 
     def _act(self, step: Step) -> None:
         if step.octets and not self._lost:
-            self._client.write(step.octets)
+            self._outlet.send(step.octets)
         if step.then is not Then.GO_ON:
             self._finish(step.then)
 
@@ -326,7 +329,8 @@ class SmtpShell(TwistedProtocol):
         transport = self._client
         if not self._site.listener.tls.implicit or self._octets:
             transport.unregisterProducer()
-        transport.startTLS(self._tls, False)
+        self._outlet.into_tls()
+        transport.startTLS(self._tls)
         # RFC 3207 4.2: what was sent in clear before TLS is not part of the session.
         self._core.tls_started()
         self._timer = self._clock.callLater(self._site.listener.tls.timeout.total_seconds(), self._abort)
@@ -401,7 +405,7 @@ class SmtpShell(TwistedProtocol):
         self._disarm()
         transport = self._client
         if farewell:
-            transport.write(farewell)
+            self._outlet.send(farewell)
         transport.unregisterProducer()
         transport.loseConnection()
         if not self._lost:

@@ -13,13 +13,13 @@ the chain hangs on that policy's Deferred as its callback.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from types import coroutine
-from typing import Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from mailgate.mail.change import Change
 from mailgate.mail.verdict import PROCEED, Proceed, Verdict
@@ -48,32 +48,49 @@ Policy = Callable[[C], Coroutine["Deferred[object]", None, Verdict]]
 def settle(started: Coroutine[Deferred[object], None, T]) -> T | Deferred[T]:
     """Run a coroutine: its result if it never waits, else a Deferred of it.
 
-    Exceptions it raises before its first wait are raised here.
+    Exceptions it raises before its first wait are raised here; later ones fail
+    the Deferred. Cancelling that cancels what the coroutine waits for.
     """
     try:
         waiting_for = started.send(None)
     except StopIteration as done:
         value: T = done.value
         return value
-    return Deferred.fromCoroutine(_resumed(started, waiting_for))
+    return _Resumed(started, waiting_for).outcome
 
 
-@coroutine
-def _resumed(
-    started: Coroutine[Deferred[object], None, T], waiting_for: Deferred[object]
-) -> Generator[Deferred[object], object, T]:
-    """Drive an already suspended coroutine to its end, from inside a Deferred."""
-    while True:
+class _Resumed(Generic[T]):
+    """Drives a coroutine that has suspended to its end, one awaited Deferred after the other.
+
+    What `Deferred.fromCoroutine` does, without a context of its own for each:
+    every accepted message passes here.
+    """
+
+    __slots__ = ("_coroutine", "_waiting_for", "outcome")
+
+    def __init__(self, started: Coroutine[Deferred[object], None, T], waiting_for: Deferred[object]) -> None:
+        self._coroutine = started
+        self._waiting_for = waiting_for
+        self.outcome: Deferred[T] = Deferred(self._cancel)
+        waiting_for.addBoth(self._go_on)
+
+    def _cancel(self, outcome: Deferred[T]) -> None:
+        self._waiting_for.cancel()
+
+    def _go_on(self, result: object) -> None:
+        """The awaited Deferred has fired: its result is read from it by the coroutine."""
         try:
-            try:
-                yield waiting_for
-            except BaseException as error:
-                waiting_for = started.throw(error)
+            if isinstance(result, Failure):
+                waiting_for = self._coroutine.throw(result.value or CancelledError())
             else:
-                waiting_for = started.send(None)
+                waiting_for = self._coroutine.send(None)
         except StopIteration as done:
-            value: T = done.value
-            return value
+            self.outcome.callback(done.value)
+        except BaseException:
+            self.outcome.errback(Failure())
+        else:
+            self._waiting_for = waiting_for
+            waiting_for.addBoth(self._go_on)
 
 
 def chain(policies: tuple[Policy[C], ...], context: C, limit: timedelta, clock: IReactorTime) -> Deferred[Verdict]:
