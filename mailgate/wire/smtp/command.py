@@ -22,8 +22,8 @@ from mailgate.mail.reply import Reply
 class Ehlo:
     """EHLO, HELO or LHLO (`verb`, upper case) with the name as given.
 
-    `name` is empty only for a bare EHLO: whether that is allowed is the
-    listener's affair. It holds no spaces and no control characters.
+    `name` is empty where none was given; the EHLO stage says whether that is
+    allowed. It holds no spaces and no control characters, and at most 255 octets.
     """
 
     verb: str

@@ -345,6 +345,7 @@ def test_octets_after_starttls_are_never_interpreted():
     assert connection.next_event() == StartTls()
     connection.reply(replies.TLS_READY)
     connection.receive(b"T\r\nQUIT\r\n")
+    assert held(connection) == sys.getsizeof(b"")
     assert connection.next_event() is Pending.NEED_DATA
     connection.tls_started()
     assert connection.next_event() is Pending.NEED_DATA
