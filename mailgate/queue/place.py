@@ -23,6 +23,7 @@ _NETWORK_TYPES = frozenset(
         *("fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "fuse.vmhgfs-fuse"),
     )
 )
+_MOUNTS = "/proc/self/mountinfo"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SPACE_LOOK_SECONDS = 0.25
 
@@ -97,7 +98,7 @@ def network_type(path: str, mountinfo: str) -> str | None:
 def refuse_network(*paths: str) -> None:
     """Raise `StoreUnsuitable` when a path is on a network file system."""
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as mounts:
             text = mounts.read()
     except OSError:
         return

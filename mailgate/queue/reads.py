@@ -11,6 +11,8 @@ from itertools import islice
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mailgate.queue.item import QueueItem
 from mailgate.queue.place import os_failure, sqlite_failure
@@ -20,6 +22,8 @@ from mailgate.queue.tables import items
 from mailgate.queue.thread import Call, Job, StoreReactor, StoreThread
 
 T = TypeVar("T")
+
+_log = Logger(namespace="mailgate.queue")
 
 BLOCK_OCTETS = 262_144
 _EARLIEST = """
@@ -101,7 +105,12 @@ class StoredContent:
     def _close_file(self) -> None:
         fd, self._fd = self._fd, None
         if fd is not None:
-            os.close(fd)
+            # The last close of a removed file frees its blocks, which takes a while.
+            self._run_blocking(lambda: os.close(fd)).addErrback(_not_closed)
+
+
+def _not_closed(failure: Failure) -> None:
+    _log.warn("{event}", event="queue.file-not-closed", reason=failure.getErrorMessage())
 
 
 def content(db: sqlite3.Connection, spool_dir: str, item: QueueItem) -> tuple[bytes, int | None]:

@@ -51,6 +51,8 @@ def connect(path: str, *, write: bool) -> sqlite3.Connection:
     try:
         # Deleted octets need not be overwritten: whoever reads the file may read the mail in it.
         for setting in (
+            # Of an empty file only: later it would be a write, and without effect.
+            *(("auto_vacuum = INCREMENTAL",) if write and not os.path.getsize(path) else ()),
             "journal_mode = WAL",
             "synchronous = FULL",
             "foreign_keys = ON",
@@ -172,7 +174,7 @@ class SqliteStore:
                 _log.info("{event}", event="queue.leases-released", count=freed)
             newest: int | None = db.execute("SELECT max(id) FROM message").fetchone()[0]
             # Also when the clock was set back: ids ascend past those that are there.
-            self._id_ms = (newest or 0) >> (_SEQUENCE_BITS + _PROCESS_BITS)
+            self._id_ms = ((newest or 0) >> (_SEQUENCE_BITS + _PROCESS_BITS)) + 1
         except BaseException:
             db.close()
             raise

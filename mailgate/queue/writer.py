@@ -26,7 +26,11 @@ T = TypeVar("T")
 _log = Logger(namespace="mailgate.queue")
 
 # A log is copied back into the database when this much was written to it since the last time.
+# Small steps: the commits that wait for one take milliseconds longer, not tens of them.
 _CHECKPOINT_OCTETS = 2 * 1024 * 1024
+# A file that once held a long queue is made smaller when this many pages, and half of all, are unused.
+_UNUSED_PAGES = 16384
+_SHRINK_PAGES = 1024
 # What a change adds to the log besides a message's octets.
 _CHANGE_OCTETS = 4096
 
@@ -100,7 +104,7 @@ class Writer:
         self._since_checkpoint += sum(job.octets for job in batch) + _CHANGE_OCTETS * len(batch)
         if self._since_checkpoint >= _CHECKPOINT_OCTETS:
             self._since_checkpoint = 0
-            _checkpoint(tables.db)
+            _tidy(tables.db)
 
     def _with_room(self, batch: Sequence[Job[Tables]]) -> Sequence[Job[Tables]]:
         """The jobs without new mail when the disk is too full for it; results and notifications go on."""
@@ -172,8 +176,14 @@ def _commit_apart(tables: Tables, batch: Sequence[Job[Tables]]) -> None:
         batch[number].fail(failure)
 
 
-def _checkpoint(db: sqlite3.Connection) -> None:
+def _tidy(db: sqlite3.Connection) -> None:
+    """Copy the log back, and give unused space to the file system; both a little at a time."""
     try:
+        unused: int = db.execute("PRAGMA freelist_count").fetchone()[0]
+        pages: int = db.execute("PRAGMA page_count").fetchone()[0]
+        if unused > _UNUSED_PAGES and unused > pages // 2:
+            # Its rows have no columns: `execute` would stop after the first page.
+            db.executescript(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})")
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     except sqlite3.Error as error:
         # The log stays as it is and is as good as the database; the next time may be better.

@@ -1,0 +1,97 @@
+"""What must hold of a queue's tables and spool at any time, looked at from outside."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from base64 import urlsafe_b64encode
+
+FINAL = ("completed", "perm_fail")
+
+
+def violations(path, spool_dir):
+    """Every broken invariant in words; empty when all is well."""
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    db.row_factory = sqlite3.Row
+    try:
+        return [*_damage(db), *_messages(db), *_units(db), *_contents(db, spool_dir), *_recipients(db)]
+    finally:
+        db.close()
+
+
+def _damage(db):
+    for (text,) in db.execute("PRAGMA integrity_check"):
+        if text != "ok":
+            yield f"integrity: {text}"
+    for row in db.execute("PRAGMA foreign_key_check"):
+        yield f"foreign key: {tuple(row)}"
+
+
+def _messages(db):
+    busy = {id_ for (id_,) in db.execute("SELECT message_id FROM unit WHERE lease_owner IS NOT NULL")}
+    for message in db.execute("SELECT id FROM message"):
+        rows = db.execute("SELECT state, dsn_sent FROM recipient WHERE message_id = ?", (message["id"],)).fetchall()
+        if not rows:
+            yield f"QI1: message {message['id']:x} has no recipient"
+        elif message["id"] not in busy and all(r["state"] in FINAL and r["dsn_sent"] for r in rows):
+            yield f"QI1: message {message['id']:x} has nothing left to do"
+
+
+def _units(db):
+    wanted = {}
+    for row in db.execute("SELECT created, recipient.* FROM recipient JOIN message ON id = message_id"):
+        key = (row["message_id"], row["queue"])
+        if row["state"] in FINAL:
+            if row["dsn_sent"]:
+                continue
+            moments, end = [row["created"]], None
+        else:
+            end = row["created"] + row["expires_value"] if row["expires_kind"] == "ttl" else None
+            moments = [row["retry_due"], row["notify_due"], end]
+            if row["held_since"] is not None:
+                moments, end = [], None
+        wanted.setdefault(key, ([], []))
+        wanted[key][0].extend(m for m in moments if m is not None)
+        wanted[key][1].extend([end] if end is not None else [])
+    seen = set()
+    for unit in db.execute("SELECT * FROM unit"):
+        key = (unit["message_id"], unit["queue"])
+        seen.add(key)
+        if key not in wanted:
+            if unit["lease_owner"] is None:
+                yield f"QI2: unit {key} has nothing to do"
+            continue
+        due, ends = wanted[key]
+        if unit["due"] != min(due, default=None):
+            yield f"QI3: unit {key} is due at {unit['due']} instead of {min(due, default=None)}"
+        if unit["expires"] != min(ends, default=None):
+            yield f"unit {key} expires at {unit['expires']} instead of {min(ends, default=None)}"
+    for key in wanted.keys() - seen:
+        yield f"QI2: no unit for {key}"
+
+
+def _contents(db, spool_dir):
+    for row in db.execute("SELECT message.*, octets, path FROM message LEFT JOIN content ON message_id = id"):
+        if row["octets"] is None:
+            yield f"QI4: message {row['id']:x} has no content"
+            continue
+        octets = row["octets"]
+        if row["path"] is not None:
+            file = os.path.join(spool_dir, row["path"])
+            if not os.path.exists(file):
+                yield f"QI4: {file} is missing"
+                continue
+            with open(file, "rb") as spooled:
+                octets += spooled.read()
+        digest = urlsafe_b64encode(hashlib.sha256(octets).digest()).rstrip(b"=").decode()
+        if len(octets) != row["size"] or digest != row["content_hash"]:
+            yield f"QI4: the content of {row['id']:x} is not what it was"
+    for (id_,) in db.execute("SELECT message_id FROM content WHERE message_id NOT IN (SELECT id FROM message)"):
+        yield f"QI4: a content {id_:x} without message"
+
+
+def _recipients(db):
+    for row in db.execute("SELECT * FROM recipient WHERE state IN ('completed', 'perm_fail')"):
+        if row["retry_due"] is not None:
+            yield f"QI9: a closed recipient of {row['message_id']:x} has a next attempt"
