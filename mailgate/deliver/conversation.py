@@ -56,8 +56,15 @@ class Conversation:
 
     @property
     def is_usable(self) -> bool:
-        """True when another transaction may begin."""
-        return self.core.phase in (Phase.READY, Phase.TRANSACTION) and not self.core.replies_due and self.stream.is_open
+        """True when another transaction may begin: nothing is owed, and nothing was said that nobody asked for."""
+        core, stream = self.core, self.stream
+        return (
+            core.phase in (Phase.READY, Phase.TRANSACTION)
+            and not core.replies_due
+            and not core.has_input
+            and not stream.has_input
+            and stream.is_open
+        )
 
     def leave(self) -> None:
         """Close: with QUIT where the dialogue has a place for it, in the background."""

@@ -221,7 +221,7 @@ class Transaction:
                 await stream.drain(deadline)
                 if stream.has_input:
                     await self._early_reply(deadline)
-                    stream.write(core.content(block) if stuff else block)
+                stream.write(core.content(block) if stuff else block)
         except StoreFailed as error:
             stream.abort()
             self._emit("queue.content-not-found", queueId=self._outgoing.item.id_text, details=str(error))
