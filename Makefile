@@ -29,10 +29,13 @@ venv: .venv/locked
 	@test -x $(BIN)/pip || /usr/bin/env $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-input --prefer-binary --use-pep517 --no-deps -r requirements/lock.txt
 	$(BIN)/pip check
+	@printf '#!/bin/sh\nMAILGATE_HOME="$${MAILGATE_HOME:-%s}" PYTHONPATH="%s" exec "%s/.venv/bin/python" -m mailgate.admin.main "$$@"\n' \
+	    "$(CURDIR)" "$(CURDIR)" "$(CURDIR)" > $(BIN)/mailgate
+	@chmod 755 $(BIN)/mailgate
 	@cp requirements/lock.txt $@
 
 run: venv
-	@mkdir -p var/tls
+	@mkdir -p var/tls var/mail
 	@test -s var/tls/cert.pem || $(BIN)/python -m mailgate.net.selfsigned var/tls/cert.pem var/tls/key.pem
 	@cat etc/mailgate-dev.txt
 	@exec $(BIN)/twistd -n --pidfile=var/twistd.pid mailgate --config etc/mailgate-dev.toml

@@ -24,7 +24,6 @@ from twisted.logger import Logger
 from mailgate.decisions.entry import Kind, Trail
 from mailgate.lookup.directory import Denied
 from mailgate.mail import replies
-from mailgate.mail.envelope import Body
 from mailgate.mail.header import Header
 from mailgate.mail.path import Path
 from mailgate.mail.reply import Reply
@@ -464,7 +463,6 @@ class Driver:
         self._limits = await transaction_parameters(site.rules, context)
         self._transaction = Transaction(trace_id, path, parameters, hold_seconds=hold_seconds)
         self._tx_trail = trail
-        self._core.binary_body = parameters.body is Body.BINARY
         return Step(self._core.reply(replies.SENDER_OK))
 
     async def _rcpt(self, event: Rcpt) -> Step:
@@ -728,6 +726,12 @@ class Driver:
     async def _rejected(self, event: Rejected) -> Step:
         """The core could not accept a line."""
         refusal = Refuse(event.reply, Reason.UNKNOWN_COMMAND if event.unknown_verb else Reason.SYNTAX, event.close)
-        trail = self._tx_trail if self._transaction is not None and self._tx_trail is not None else self._trail
+        if self._transaction is not None and self._tx_trail is not None:
+            trail = self._tx_trail
+        elif event.verb == "MAIL":
+            # A refused MAIL has an id of its own.
+            trail = Trail(new_trace_id(), self._now_ms())
+        else:
+            trail = self._trail
         trail.add("command", "syntax", "", (), f"{event.reply.code} {event.reply.enhanced}", 0)
         return self._refuse(refusal, "command", trail)

@@ -5,12 +5,18 @@ Pure text making: which of them are added is decided in `stages/data.py`.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from email.utils import formatdate
 
 from mailgate.mail.path import Path
 from mailgate.mail.session import Session
+
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9.\[\]:_-]+")
+# What is no letter, digit or mark of a host name or address literal.
+_ODD = re.compile(r"[^\w.\[\]:+-]")
 
 
 class DateText:
@@ -41,7 +47,7 @@ def transmission_type(session: Session) -> str:
 
 def received(session: Session, queue_id: int, date: str) -> bytes:
     """The Received field of a message taken in this session (RFC 5321 4.4)."""
-    helo = _one_line(session.helo) if session.helo else "unknown"
+    helo = _name(session.helo) if session.helo else "unknown"
     tls = session.tls
     using = f"\r\n\t(using {tls.version} with cipher {tls.cipher})" if tls is not None else ""
     return (
@@ -51,9 +57,9 @@ def received(session: Session, queue_id: int, date: str) -> bytes:
     ).encode("utf-8", "replace")
 
 
-def _one_line(text: str) -> str:
-    """The client's own words without what could end or confuse the field."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+def _name(text: str) -> str:
+    """The client's own words without what could end the field, or pass for another part of it."""
+    return text if _PLAIN_NAME.fullmatch(text) else _ODD.sub("?", text)
 
 
 def return_path(path: Path) -> bytes:

@@ -29,8 +29,6 @@ def test_counting_and_asking():
     assert header.block == b"Received: 1\r\nreceived: 2\r\nDate: x\r\n"
 
 
-@pytest.mark.parametrize(
-    "octets, end", [(b"A: b\r\n\r\nx", 6), (b"\r\nx", 0), (b"A: b", 4), (b"A: b\r\n", 6)]
-)
+@pytest.mark.parametrize("octets, end", [(b"A: b\r\n\r\nx", 6), (b"\r\nx", 0), (b"A: b", 4), (b"A: b\r\n", 6)])
 def test_the_header_ends_at_the_first_empty_line(octets, end):
     assert header_end(octets) == end

@@ -72,9 +72,7 @@ def test_nothing_that_does_not_wait_touches_the_clock():
 
 def test_two_slow_policies_run_in_order_and_the_second_begins_after_the_first():
     clock, context = Clock(), Context()
-    deferred = chain(
-        (slow("first", clock, 2), slow("second", clock, 1), quick("third")), context, LIMIT, clock
-    )
+    deferred = chain((slow("first", clock, 2), slow("second", clock, 1), quick("third")), context, LIMIT, clock)
     assert isinstance(deferred, Deferred)
     assert result_of(deferred) is None
     clock.advance(1.5)
