@@ -20,6 +20,7 @@ from mailgate.config.key import (
     TablesDeclaration,
     layout,
 )
+from mailgate.config.kind import Quoted, Unfit
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -49,9 +50,9 @@ class Effective:
 
     def _find(self, key: str) -> object:
         configured = self._configured(key)
-        if configured is not None:
-            return configured
         declaration = declared(self._schema, key.split("."))
+        if configured is not None:
+            return configured if _is_usable(declaration, configured) else None
         if declaration is None:
             raise LookupError(key)
         default = declaration.default
@@ -62,6 +63,17 @@ class Effective:
         if isinstance(declaration, KeyDeclaration) and declaration.inherits:
             return self(declaration.inherits)
         return default
+
+
+def _is_usable(declaration: KeyDeclaration | RuleDeclaration | None, value: object) -> bool:
+    """False for a value that its own key refuses: what depends on it is not at fault as well."""
+    if not isinstance(declaration, KeyDeclaration):
+        return True
+    try:
+        declaration.kind.read(Quoted(value))
+    except Unfit:
+        return False
+    return True
 
 
 def declared(schema: type[DataclassInstance], names: list[str]) -> KeyDeclaration | RuleDeclaration | None:

@@ -327,7 +327,8 @@ def word(
         if refused is not None and wanted in refused:
             problem, advice = refused[wanted]
             raise Unfit(f"{value.text}: {problem}", advice)
-        near = nearest(wanted, words) if wanted and not value.secret else None
+        close = None if value.secret else nearest(wanted, (w.lower() for w in words))
+        near = meant[close] if close else None
         problem = f"{value.text} is not {choice}" if len(words) == 1 else f"{value.text} is none of {choice}"
         raise Unfit(problem, f'did you mean "{near}"?' if near else "write one of these words")
 

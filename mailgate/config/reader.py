@@ -324,7 +324,8 @@ class Reader:
         near = nearest(name, sorted(known))
         if near is not None:
             return f"did you mean {dotted((*path[:-1], near))}?"
-        elsewhere = [key for key in all_keys(self._schema) if key.endswith(f".{name}")]
+        top = f"{path[0]}." if len(path) > 1 else ""
+        elsewhere = [key for key in all_keys(self._schema) if key.startswith(top) and key.endswith(f".{name}")]
         if len(elsewhere) == 1:
             return f"did you mean {elsewhere[0]}?"
         shown = sorted(known)
