@@ -511,19 +511,23 @@ def _internal_error() -> RecipientStatus:
     return RecipientStatus("localhost", ErrorKind.IO, "Queue system error.")
 
 
-def _updated(recipient: QueuedRecipient, update: RecipientUpdate) -> QueuedRecipient:
-    return replace(
-        recipient,
-        state=update.state,
-        status=update.status,
-        queue=update.queue,
-        schedule=update.schedule,
-        retry_due_ms=update.retry_due_ms,
-        retry_num=update.retry_num,
-        notify_due_ms=update.notify_due_ms,
-        notify_num=update.notify_num,
-        expiry=update.expiry,
-        dsn_sent=update.dsn_sent,
+def _updated(before: QueuedRecipient, update: RecipientUpdate) -> QueuedRecipient:
+    return QueuedRecipient(
+        before.index,
+        before.address,
+        update.queue,
+        update.retry_due_ms,
+        update.notify_due_ms,
+        update.expiry,
+        before.orcpt,
+        before.notify,
+        update.state,
+        update.status,
+        update.retry_num,
+        update.notify_num,
+        update.dsn_sent,
+        before.held,
+        update.schedule,
     )
 
 

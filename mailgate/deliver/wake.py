@@ -46,14 +46,15 @@ class Pace:
 class _Lane:
     """The slots of one virtual queue."""
 
-    __slots__ = ("has_more", "limit", "pressure_told", "running")
+    __slots__ = ("has_more", "limit", "pressure_look", "running")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.running = 0
         self.has_more = False
         """The last claim took all it asked for: there is probably more."""
-        self.pressure_told = float("-inf")
+        self.pressure_look = float("-inf")
+        """When to see again whether more is due than this lane can take."""
 
 
 class _Running:
@@ -178,8 +179,9 @@ class Wake:
         taken: dict[str, int] = {}
         for lease in leases:
             taken[lease.queue] = taken.get(lease.queue, 0) + 1
-        for name, free in slots.items():
-            self._lanes[name].has_more = taken.get(name, 0) >= free
+        for name, lane in self._lanes.items():
+            # A lane without a free slot was not asked about.
+            lane.has_more = taken.get(name, 0) >= slots.get(name, 0)
         if self._is_open:
             for lease in leases:
                 self._begin(lease, self._lanes[lease.queue])
@@ -196,7 +198,7 @@ class Wake:
         for name, lane in self._lanes.items():
             if lane.running < lane.limit:
                 free.append(name)
-            elif lane.has_more and now - lane.pressure_told >= _PRESSURE_SECONDS:
+            elif now >= lane.pressure_look:
                 await self._tell_pressure(name, lane, now)
         wait = self._pace.poll_seconds
         if free:
@@ -209,12 +211,13 @@ class Wake:
         self._look_again_in(wait)
 
     async def _tell_pressure(self, name: str, lane: _Lane, now: float) -> None:
+        lane.pressure_look = now + 1
         try:
             due_ms = await self._around.store.next_due([name])
         except StoreFailed:
             return
         if due_ms is not None and due_ms <= self._around.wall_ms():
-            lane.pressure_told = now
+            lane.pressure_look = now + _PRESSURE_SECONDS
             _log.warn(
                 "{event}",
                 event="queue.back-pressure",

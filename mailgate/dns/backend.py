@@ -37,7 +37,7 @@ from dns.rdtypes.IN.AAAA import AAAA
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.error import CannotListenError, MessageLengthError
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import ClientFactory, DatagramProtocol, Protocol
+from twisted.internet.protocol import ClientFactory, DatagramProtocol, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from mailgate.dns.name import ascii_name, reverse_name
@@ -337,7 +337,7 @@ class _Stream(_Question, Protocol):
             # RFC 7766 7: one question was sent here, so a wrong answer is a fault of this server.
             self._finish("malformed answer (not to our question)")
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The server closed, or we did."""
         self.failed("connection closed")
 

@@ -178,6 +178,7 @@ def test_a_listed_host_without_addresses_fails_in_its_place(world):
     assert isinstance(second, NextHop)
 
 
+@pytest.mark.spec("OUT-074")
 def test_loopback_is_not_reached_through_dns(world):
     world.zone.a("example.org", "127.0.0.1", "0.0.0.0").aaaa("example.org", "::1")
     (failure,) = hops(world)
@@ -242,6 +243,7 @@ def test_a_relay_ignores_mx_records(world):
     assert not world.zone.asked["example.org", "MX"]
 
 
+@pytest.mark.spec("OUT-074")
 def test_a_relay_given_as_address_asks_nothing(world):
     world.configure(RELAY.format("127.0.0.1"))
     (hop,) = hops(world)

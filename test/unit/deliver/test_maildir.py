@@ -10,6 +10,8 @@ import pytest
 from support.work_store import WorkStore, message, recipient
 from twisted.internet.defer import Deferred
 
+from mailgate.config.error import ConfigErrors
+from mailgate.config.load import load_text
 from mailgate.config.schema.template import MaildirTemplate
 from mailgate.deliver.maildir import Impossible, LocalDelivery, LocalRoute, file_name, maildir_path
 from mailgate.mail.status import Delayed, Delivered, ErrorKind, Failed
@@ -289,6 +291,16 @@ def test_one_copy_that_fails_leaves_the_others(tmp_path):
     assert isinstance(outcomes[1], Delivered)
 
 
+@pytest.mark.spec("OUT-250")
+@pytest.mark.parametrize(
+    "key", ["", 'maildir = "relative/%{user}"', 'maildir = "/no/placeholder"', 'maildir = "/%{who}"']
+)
+def test_a_configured_route_needs_a_good_template(key):
+    with pytest.raises(ConfigErrors):
+        load_text(f'[queue.route.local]\ntype = "local"\n{key}\n')
+
+
+@pytest.mark.spec("OUT-250")
 def test_the_built_in_route_delays(tmp_path):
     post = Post(tmp_path, template=None)
     outcome = post.deliver(message())[0]

@@ -201,7 +201,6 @@ def test_freed_slots_are_filled_in_batches(world):
     assert len(world.remote.runs) == 70
 
 
-@pytest.mark.spec("OUT-010")
 def test_slots_change_with_the_configuration_and_running_attempts_go_on(world):
     world.configure(TWO)
     fill(world, 9)
@@ -270,7 +269,6 @@ def test_an_attempt_that_ends_by_a_fault_frees_its_slot(world):
     assert world.told("delivery.internal-error")[0]["queueId"] == "0000000000000001"
 
 
-@pytest.mark.spec("OUT-203")
 def test_leases_are_renewed_while_attempts_run(world):
     fill(world, 2)
     started(world)
@@ -337,7 +335,6 @@ def test_stopping_waits_for_attempts_and_claims_nothing_more(world):
     assert world.clock.getDelayedCalls() == []
 
 
-@pytest.mark.spec("OUT-212")
 def test_attempts_that_outlast_the_grace_are_ended_and_their_leases_given_back(world):
     fill(world, 2)
     wake = started(world)

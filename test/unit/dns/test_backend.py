@@ -277,6 +277,7 @@ def test_rounds_after_the_first_use_tcp_when_told():
     assert len(network.connections) == 1
 
 
+@pytest.mark.spec("OUT-252")
 @pytest.mark.parametrize("trusts, server, secure", [(True, ONE, True), (True, TWO, False), (False, ONE, False)])
 def test_the_ad_bit_counts_from_trusted_servers_only(trusts, server, secure):
     network = Network()
