@@ -64,6 +64,7 @@ AUTH_UNKNOWN_MECHANISM = reply(554, "5.7.8", "Authentication mechanism not offer
 AUTH_CANCELLED = reply(501, "5.7.0", "Authentication cancelled")
 AUTH_MALFORMED = reply(500, "5.5.6", "Authentication exchange not understood")
 AUTH_FAILED = reply(535, "5.7.8", "Authentication credentials invalid")
+AUTH_CODE_MISSING = reply(535, "5.7.8", "A one-time code is needed: send the password followed by $ and the code")
 AUTH_MAY_NOT_SEND = reply(550, "5.7.1", "This account may not send mail")
 AUTH_UNKNOWN = reply(454, "4.7.0", "Cannot authenticate now, try again later")
 AUTH_TOO_MANY_ERRORS = reply(455, "4.3.0", "Too many authentication errors")

@@ -243,13 +243,7 @@ def _ring(settings: Settings) -> Ring | None:
     kept = settings.decisions
     if not kept.enable:
         return None
-    secrets = tuple(
-        secret
-        for directory in settings.directory.values()
-        for principal in directory.principals
-        for secret in principal.secret
-    )
-    return Ring(kept.path, size_octets=kept.max_size, age=kept.max_age, secrets=secrets, on_failure=_ring_failed)
+    return Ring(kept.path, size_octets=kept.max_size, age=kept.max_age, on_failure=_ring_failed)
 
 
 def _ring_failed(failure: OSError) -> None:

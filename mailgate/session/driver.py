@@ -388,7 +388,8 @@ class Driver:
         if identity is Denied.MAY_NOT_SEND:
             return self._refuse(Refuse(replies.AUTH_MAY_NOT_SEND, Reason.AUTH_FAILED), "auth", self._trail, turn.login)
         if isinstance(identity, Denied):
-            return await self._auth_error(Refuse(replies.AUTH_FAILED, Reason.AUTH_FAILED), turn.login)
+            reply = replies.AUTH_CODE_MISSING if identity is Denied.CODE_MISSING else replies.AUTH_FAILED
+            return await self._auth_error(Refuse(reply, Reason.AUTH_FAILED, detail=identity.value), turn.login)
         self.session = replace(self.session, identity=identity)
         refused = await self._evaluate_parameters()
         if refused is not None:

@@ -13,7 +13,6 @@ from email.utils import formatdate
 from mailgate.mail.path import Path
 from mailgate.mail.session import Session
 
-
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9.\[\]:_-]+")
 # What is no letter, digit or mark of a host name or address literal.
 _ODD = re.compile(r"[^\w.\[\]:+-]")

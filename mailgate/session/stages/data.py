@@ -41,7 +41,8 @@ async def messages_are_left(context: DataContext) -> Verdict:
     if isinstance(limit, Unknown):
         return unanswered(limit, "session.data.limits.messages")
     if context.session.messages >= limit:
-        return Refuse(replies.TOO_MANY_MESSAGES, Reason.TOO_MANY_MESSAGES)
+        detail = f"{context.session.messages} messages, at most {limit}"
+        return Refuse(replies.TOO_MANY_MESSAGES, Reason.TOO_MANY_MESSAGES, detail=detail)
     return PROCEED
 
 
@@ -67,7 +68,11 @@ async def newlines_are_whole(context: MessageContext) -> Verdict:
 
 async def header_is_there(context: MessageContext) -> Verdict:
     """Refuse what has no header field at all."""
-    return PROCEED if context.header.names else Refuse(replies.NO_HEADER, Reason.NO_HEADER)
+    if context.header.names:
+        return PROCEED
+    return Refuse(
+        replies.NO_HEADER, Reason.NO_HEADER, detail=f"no field name among {len(context.header.block)} octets of header"
+    )
 
 
 async def message_does_not_loop(context: MessageContext) -> Verdict:
@@ -77,7 +82,8 @@ async def message_does_not_loop(context: MessageContext) -> Verdict:
     if isinstance(limit, Unknown):
         return unanswered(limit, "session.data.limits.received-headers")
     if context.header.count(b"received") > limit:
-        return Refuse(replies.MAIL_LOOP, Reason.MAIL_LOOP)
+        count = context.header.count(b"received")
+        return Refuse(replies.MAIL_LOOP, Reason.MAIL_LOOP, detail=f"{count} Received fields, at most {limit}")
     return PROCEED
 
 

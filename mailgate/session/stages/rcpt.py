@@ -78,14 +78,21 @@ async def mailbox_exists(context: RcptContext) -> Verdict:
             if isinstance(found, Unknown):
                 return unanswered(found, "session.rcpt.directory")
             if found is None:
-                return Refuse(replies.NO_SUCH_MAILBOX, Reason.MAILBOX_UNKNOWN)
+                detail = f"directory {directory.id} has nobody for {context.path.key}"
+                return Refuse(replies.NO_SUCH_MAILBOX, Reason.MAILBOX_UNKNOWN, detail=detail)
             if isinstance(found, MailingList):
                 return Proceed((ExpandRecipient(found.members),))
             return PROCEED
     relay = await context.rules.rcpt.relay.value(context)
     if isinstance(relay, Unknown):
         return unanswered(relay, "session.rcpt.relay")
-    return PROCEED if relay else Refuse(replies.RELAY_DENIED, Reason.RELAY_DENIED)
+    if relay:
+        return PROCEED
+    where = "no directory" if directory is None else f"not local in directory {directory.id}"
+    detail = (
+        f"{context.rcpt_domain}: {where}; {context.rules.rcpt.relay.key} ({context.rules.rcpt.relay.place}) is false"
+    )
+    return Refuse(replies.RELAY_DENIED, Reason.RELAY_DENIED, detail=detail)
 
 
 POLICIES: tuple[Policy[RcptContext], ...] = (

@@ -19,7 +19,7 @@ NO = Refuse(replies.SENDER_NOT_ALLOWED, Reason.SENDER_NOT_ALLOWED)
 
 @dataclass(frozen=True)
 class Context:
-    path: Path = Path("a", "b.test")
+    path: Path = field(default_factory=lambda: Path("a", "b.test"))
     log: list = field(default_factory=list)
 
     def changed(self, changes):

@@ -1,0 +1,112 @@
+"""Random operations on one store, the invariants of its tables after every few of them."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from support.queue_invariants import violations
+from support.sqlite_store import DAY_MS, NOW_MS, message, recipient
+
+from mailgate.mail.status import ErrorKind, RecipientStatus
+from mailgate.queue.item import ExpiresBy, Expiry, State
+from mailgate.queue.schedule import Schedule, Terms, after_failure, expire, final
+
+QUEUES = ("local", "remote", "slow")
+STATUS = RecipientStatus("mx.test", ErrorKind.CONNECTION, "timed out")
+
+
+class Play:
+    """Plays the sessions and the deliverers of one store."""
+
+    def __init__(self, stores, seed):
+        self.stores, self.run, self.chance = stores, stores.reactor.run, random.Random(seed)
+        self.store = stores.open(inline_octets=500)
+        self.leases = []
+        self.accepted, self.closed = set(), set()
+
+    def accept(self):
+        ends = [Expiry(ExpiresBy.ATTEMPTS, 3), Expiry(ExpiresBy.TTL, 60_000), Expiry(ExpiresBy.TTL, DAY_MS)]
+        people = [
+            recipient(
+                n,
+                queue=self.chance.choice(QUEUES),
+                expiry=self.chance.choice(ends),
+                retry_due_ms=self.now + self.chance.randrange(9_000),
+                notify_due_ms=self.chance.choice([None, self.now + 5_000]),
+                held=self.chance.random() < 0.05,
+            )
+            for n in range(self.chance.randrange(1, 5))
+        ]
+        queue_id = self.store.new_id()
+        spool = self.store.spool(queue_id)
+        spool.write(bytes(self.chance.randrange(1000)))
+        content = self.run(spool.finish())
+        self.run(self.store.commit(message(self.store, *people, id=queue_id, created_ms=self.now, content=content)))
+        self.accepted.add(queue_id)
+
+    @property
+    def now(self):
+        return self.stores.clocks.wall
+
+    def claim(self):
+        self.leases += self.run(self.store.claim({queue: self.chance.randrange(4) for queue in QUEUES}, self.now))
+
+    def sweep(self):
+        self.leases += self.run(self.store.expired(self.now, 3))
+
+    def renew(self):
+        lost = self.run(self.store.renew(self.leases))
+        self.leases = [lease for lease in self.leases if lease.item.id not in lost]
+
+    def pass_time(self):
+        self.stores.clocks.advance(self.chance.randrange(30_000))
+
+    def record(self):
+        if not self.leases:
+            return
+        lease = self.leases.pop(self.chance.randrange(len(self.leases)))
+        end = self.chance.random() < 0.7
+        updates = [
+            self.outcome(lease, each) for each in lease.item.recipients if each.queue == lease.queue and not each.held
+        ]
+        dsn = None
+        if self.chance.random() < 0.1:
+            dsn = message(self.store, recipient(queue="local"), created_ms=self.now, return_path="")
+        if self.run(self.store.record(lease, updates, dsn, end)) and not end:
+            self.leases.append(lease)
+
+    def outcome(self, lease, each):
+        created = lease.item.created_ms
+        if each.state.is_final:
+            update = final(each, each.state, each.status)
+        else:
+            update = expire(each, created, self.now)
+        if update is None and self.chance.random() < 0.4:
+            update = final(each, self.chance.choice([State.COMPLETED, State.PERM_FAIL]), STATUS)
+        if update is None:
+            schedule = Schedule(self.chance.choice(QUEUES), self.chance.choice(QUEUES))
+            update = after_failure(each, STATUS, schedule, Terms(created), self.now, 0.5)
+        told = update.state.is_final and self.chance.random() < 0.7
+        return replace(update, dsn_sent=each.dsn_sent or told)
+
+    def restart(self):
+        """Stop in order, and go on with the same file."""
+        if self.chance.random() < 0.8:
+            return
+        self.stores.stop(self.store)
+        self.leases = []
+        self.store = self.stores.open(inline_octets=500)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_invariants_hold_after_every_operation(stores, seed):
+    play = Play(stores, seed)
+    stores.clocks.wall = NOW_MS
+    moves = [play.accept, play.claim, play.claim, play.record, play.record, play.record]
+    moves += [play.pass_time, play.sweep, play.renew, play.restart]
+    for step in range(150):
+        play.chance.choice(moves)()
+        if step % 5 == 0:
+            assert violations(stores.path, stores.spool_dir) == []
+    assert violations(stores.path, stores.spool_dir) == []
+    assert play.accepted

@@ -1,0 +1,96 @@
+import pytest
+from support.sqlite_store import Turns
+
+from mailgate.queue import thread
+from mailgate.queue.store import StoreFailed
+from mailgate.queue.thread import Call, StoreThread
+
+
+def work(resource, batch):
+    resource.append(len(batch))
+    for job in batch:
+        try:
+            job.run(resource)
+        except ValueError as error:
+            job.fail(StoreFailed(str(error)))
+
+
+@pytest.fixture
+def reactor():
+    return Turns()
+
+
+@pytest.fixture
+def batches():
+    return []
+
+
+@pytest.fixture
+def worker(reactor, batches):
+    worker = StoreThread("test", reactor, lambda: batches, work, lambda resource: resource.append("closed"))
+    reactor.run(worker.start())
+    yield worker
+    reactor.run(worker.stop())
+
+
+def submit(worker, function=lambda resource: None, octets=0):
+    job = Call(function, octets)
+    worker.submit(job)
+    return job.deferred
+
+
+def test_jobs_of_one_turn_are_one_batch(reactor, worker, batches):
+    deferreds = [submit(worker, lambda _, n=n: n) for n in range(5)]
+    assert reactor.run(deferreds[-1]) == 4
+    assert [d.called for d in deferreds] == [True] * 5
+    assert batches == [5]
+
+
+def test_a_batch_ends_at_its_limits(reactor, worker, batches, monkeypatch):
+    monkeypatch.setattr(thread, "BATCH_JOBS", 3)
+    monkeypatch.setattr(thread, "BATCH_OCTETS", 100)
+    weights = (1, 1, 1, 1, 99, 2, 500, 100)
+    deferreds = [submit(worker, octets=weight) for weight in weights]
+    reactor.run(deferreds[-1])
+    assert batches == [3, 2, 1, 1, 1]
+
+
+def test_a_job_that_fails_fails_alone(reactor, worker):
+    def broken(_):
+        raise ValueError("no")
+
+    failing, fine = submit(worker, broken), submit(worker)
+    with pytest.raises(StoreFailed, match="no"):
+        reactor.run(failing)
+    assert reactor.run(fine) is None
+
+
+def test_work_that_breaks_fails_its_batch_and_the_thread_goes_on(reactor, worker):
+    def broken(_):
+        raise KeyError("bug")
+
+    with pytest.raises(StoreFailed, match="bug"):
+        reactor.run(submit(worker, broken))
+    assert reactor.run(submit(worker, lambda _: "fine")) == "fine"
+
+
+def test_stopping_does_what_waits_then_closes_and_refuses_more(reactor, batches):
+    worker = StoreThread("test", reactor, lambda: batches, work, lambda resource: resource.append("closed"))
+    reactor.run(worker.start())
+    waiting = submit(worker)
+    reactor.run(worker.stop())
+    assert waiting.called
+    assert batches == [1, "closed"]
+    with pytest.raises(StoreFailed, match="not open"):
+        reactor.run(submit(worker))
+    reactor.run(worker.stop())
+
+
+def test_a_resource_that_does_not_open_fails_the_start(reactor):
+    def broken():
+        raise StoreFailed("no such place")
+
+    worker = StoreThread("test", reactor, broken, work, lambda resource: None)
+    with pytest.raises(StoreFailed, match="no such place"):
+        reactor.run(worker.start())
+    reactor.run(worker.stop())
