@@ -35,7 +35,7 @@ def error_text(status: RecipientStatus) -> str:
     if status.kind is ErrorKind.UNEXPECTED_REPLY and status.reply is not None:
         return f"Unexpected response for {status.command or 'transaction'}: {status.reply}"
     shape = _ERROR_TEXT.get(status.kind)
-    return shape.format(status.detail) if shape is not None else status.detail
+    return shape.format(status.detail, status.entity) if shape is not None else status.detail
 
 
 _ERROR_TEXT = {
@@ -47,7 +47,7 @@ _ERROR_TEXT = {
     ErrorKind.RATE: "Rate limited",
     ErrorKind.CONCURRENCY: "Too many concurrent connections to remote server",
     ErrorKind.SUSPENDED: "Suspended: {}",
-    ErrorKind.DEPENDENCY: "Dependency unavailable: {}",
+    ErrorKind.DEPENDENCY: "Dependency unavailable: {1}: {0}",
     ErrorKind.IO: "Queue error: {}",
 }
 

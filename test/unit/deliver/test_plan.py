@@ -92,3 +92,13 @@ def test_a_failed_recipient_is_seen_with_its_failure_and_the_old_count(world):
     of = failed_scope(message_facts(item), item.recipients[0], status, world.outside, 0)
     assert (of.last_error, of.retry_num) == ("tls", 2)
     assert of.last_status == "Temporary Failure for mx.example.org: TLS error: no"
+
+
+def test_the_last_status_names_the_dependency(world):
+    item, _ = message(recipient())
+    status = RecipientStatus("store:names", ErrorKind.DEPENDENCY, "connection refused")
+    of = failed_scope(message_facts(item), item.recipients[0], status, world.outside, 0)
+    assert of.last_error == "dependency"
+    assert of.last_status == (
+        "Temporary Failure for store:names: Dependency unavailable: store:names: connection refused"
+    )
