@@ -202,6 +202,21 @@ class Tables:
                 _UNITS_WANTED, {"id": id_, "created": lease.item.created_ms, "never": _NEVER}
             ).fetchall()
         }
+        idle: list[str] = []
+        for queue, (_, owner, _, _) in units.items():
+            if queue in wanted:
+                continue
+            if end if queue == lease.queue else owner is None:
+                idle.append(queue)
+            else:
+                # Under an attempt: it stays until that one's end. Should the end never come, the unit is
+                # due, and whoever claims it then has nothing to do but end it.
+                wanted[queue] = (lease.item.created_ms, None)
+        if not wanted:
+            self.db.execute("DELETE FROM message WHERE id = ?", (id_,))
+            return Recorded.REMOVED
+        for queue in idle:
+            self.db.execute("DELETE FROM unit WHERE message_id = ? AND queue = ?", (id_, queue))
         for queue, (due, expires) in wanted.items():
             if queue not in units:
                 self.db.execute(self._insert["unit"], (id_, queue, due, expires, 0))
@@ -210,17 +225,6 @@ class Tables:
                     "UPDATE unit SET due = ?, expires = ? WHERE message_id = ? AND queue = ?",
                     (due, expires, id_, queue),
                 )
-        # A unit somebody attempts stays until that attempt's end, also with nothing left to do.
-        idle = [
-            queue
-            for queue, (_, owner, _, _) in units.items()
-            if queue not in wanted and (end if queue == lease.queue else owner is None)
-        ]
-        if not wanted and len(idle) == len(units):
-            self.db.execute("DELETE FROM message WHERE id = ?", (id_,))
-            return Recorded.REMOVED
-        for queue in idle:
-            self.db.execute("DELETE FROM unit WHERE message_id = ? AND queue = ?", (id_, queue))
         return Recorded.STORED
 
     def release_all(self) -> None:

@@ -29,7 +29,8 @@ def _damage(db):
 
 
 def _messages(db):
-    busy = {id_ for (id_,) in db.execute("SELECT message_id FROM unit WHERE lease_owner IS NOT NULL")}
+    # A unit is there while an attempt runs, and after one that was cut short.
+    busy = {id_ for (id_,) in db.execute("SELECT message_id FROM unit")}
     for message in db.execute("SELECT id FROM message"):
         rows = db.execute("SELECT state, dsn_sent FROM recipient WHERE message_id = ?", (message["id"],)).fetchall()
         if not rows:
@@ -55,11 +56,11 @@ def _units(db):
         wanted[key][0].extend(m for m in moments if m is not None)
         wanted[key][1].extend([end] if end is not None else [])
     seen = set()
-    for unit in db.execute("SELECT * FROM unit"):
+    for unit in db.execute("SELECT unit.*, created FROM unit JOIN message ON id = message_id"):
         key = (unit["message_id"], unit["queue"])
         seen.add(key)
         if key not in wanted:
-            if unit["lease_owner"] is None:
+            if (unit["due"], unit["expires"]) != (unit["created"], None):
                 yield f"QI2: unit {key} has nothing to do"
             continue
         due, ends = wanted[key]

@@ -548,6 +548,19 @@ def test_a_recipient_moves_to_another_virtual_queue(stores, store, run):
     assert violations(stores.path, stores.spool_dir) == []
 
 
+def test_an_attempt_cut_short_after_its_last_recipient_is_ended_by_the_next_claim(stores, store, run):
+    run(store.commit(message(store)))
+    (lease,) = run(store.claim({"remote": 1}, NOW_MS))
+    later = update(lease.item.recipients[0], state=State.TEMP_FAIL, status=REFUSED, retry_due_ms=NOW_MS + DAY_MS)
+    assert run(store.record(lease, [later], None, False))
+    assert run(store.record(lease, [settled(lease.item.recipients[0])], None, False))
+    stores.clocks.advance(60_001)
+    (again,) = run(store.claim({"remote": 1}, NOW_MS))
+    assert again.item.recipients[0].state is State.COMPLETED
+    assert run(store.record(again, [], None, True))
+    assert run(store.list(10)) == []
+
+
 def test_a_notification_is_stored_with_the_result_or_not_at_all(stores, store, run):
     run(store.commit(message(store)))
     (lease,) = run(store.claim({"remote": 1}, NOW_MS))
