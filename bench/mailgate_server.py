@@ -53,8 +53,9 @@ def config(arguments: argparse.Namespace, hop: int) -> str:
     type = "sqlite"
     path = "{folder}/queue.sqlite"
 
-    [management]
-    socket = "{folder}/control.sock"
+
+    [decisions]
+    path = "{folder}/decisions"
 
     # What a load generator does and a mail server does not.
     [session]

@@ -14,6 +14,7 @@ LISTENERS = {"smtp": SMTP, "submission": SMTP, "submissions": IMPLICIT_TLS, "lmt
 
 def test_one_factory_per_listener(tmp_path, authority):
     with Gateway(tmp_path, authority, listeners=LISTENERS) as gateway:
+        gateway.wait_log("server.started")
         log = gateway.log_text()
     for listener, factory in (
         ("smtp", "ESMTPFactory"),
@@ -21,10 +22,12 @@ def test_one_factory_per_listener(tmp_path, authority):
         ("submissions", "ESMTPFactory"),
         ("lmtp", "LMTPFactory"),
     ):
-        lines = [line for line in log.splitlines() if "listener.open" in line and f"listener={listener} " in line + " "]
-        assert len(lines) == 1, log
-        assert factory in lines[0]
-        assert str(gateway.port(listener)) in lines[0]
+        port = gateway.port(listener)
+        assert log.count(f"{factory} starting on {port}") == 1, log
+        started = [line for line in log.splitlines() if "listener.started" in line and f":{port}" in line]
+        assert len(started) == 1, log
+        assert f"listener={listener} " in started[0]
+    assert log.count("Factory starting on") == len(LISTENERS)
 
 
 def test_each_listener_greets_in_its_own_way(tmp_path, authority):
@@ -65,7 +68,7 @@ def test_stops_within_its_grace_and_starts_again_on_the_same_ports(tmp_path, aut
 
 
 def test_a_bad_configuration_opens_no_port_and_tells_every_error(tmp_path, authority):
-    gateway = Gateway(tmp_path, authority, changes=('[session]\ntiemout = "5m"\nduration = true\n',))
+    gateway = Gateway(tmp_path, authority, changes=('[session]\ntiemout = "5m"\nduration = "nonsense"\n',))
     gateway.start(ready=False)
     assert gateway.wait_end() == 78
     log = gateway.log_text()

@@ -78,6 +78,9 @@ class Gateway:
         ]
         own.append(
             f"""
+            [server]
+            shutdown-grace = "3s"
+
             [storage]
             data = "queue"
 
@@ -89,8 +92,8 @@ class Gateway:
             type = "local"
             maildir = "{self.mail_root}/%{{domain}}/%{{user}}"
 
-            [management]
-            socket = "{directory}/control.sock"
+            [decisions]
+            path = "{directory}/decisions"
             """
         )
         if authority is not None:
@@ -163,12 +166,13 @@ class Gateway:
         return self._process.wait(seconds)
 
     def stop(self, seconds: float = 20) -> int:
-        """Ask the daemon to end (SIGTERM) and wait; its exit status."""
+        """Ask the daemon to end (SIGTERM) and wait; its exit status, 0 where Twisted ends by the signal itself."""
         assert self._process is not None
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(seconds)
+            status = self._process.wait(seconds)
+            return 0 if status == -signal.SIGTERM else status
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"SIGTERM did not end the daemon in {seconds} s:\n{self.log_text()}") from None
