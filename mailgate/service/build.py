@@ -156,7 +156,6 @@ class Program:
     wake: Wake
     idle: IdleConnections
     factories: tuple[ListenerFactory, ...]
-    exit_status: int = 0
 
 
 def build(settings: Settings, reactor: PosixReactorBase) -> Program:

@@ -8,6 +8,8 @@ are connections taken. Stop is the reverse, so that whatever was answered with
 
 from __future__ import annotations
 
+import atexit
+import os
 import socket
 import sys
 
@@ -31,6 +33,13 @@ EX_UNAVAILABLE = 69
 EX_TEMPFAIL = 75
 
 
+def _end_with(status: int) -> None:
+    """Leave with a status, everything written."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
 class Gateway(Service):
     """mailgate as a Twisted service."""
 
@@ -42,6 +51,7 @@ class Gateway(Service):
         self._warnings = warnings
         self._sockets: list[tuple[ListenerFactory, SocketAddress, socket.socket]] = []
         self._ports: list[IListeningPort] = []
+        self._is_started = False
         self.started: Deferred[None] = Deferred()
         """Fires when connections are taken; fails when the queue cannot be opened."""
 
@@ -91,6 +101,7 @@ class Gateway(Service):
             )
         self._sockets = []
         _log.info("{event}", event="server.started", hostname=self._settings.server.hostname)
+        self._is_started = True
         self.started.callback(None)
 
     def _cannot_start(self, failure: Failure) -> None:
@@ -100,7 +111,8 @@ class Gateway(Service):
             print(f"mailgate: {failure.getErrorMessage()}", file=sys.stderr)
         else:
             _log.failure("{event}", failure=failure, event="server.cannot-start")
-        self.program.exit_status = EX_TEMPFAIL
+        # twistd ends with 0 whatever happens: the status is set when all else is done, its pid file gone too.
+        atexit.register(_end_with, EX_TEMPFAIL)
         self.program.reactor.stop()
 
     def _close_sockets(self) -> None:
@@ -115,6 +127,8 @@ class Gateway(Service):
 
     async def _stop(self) -> None:
         program = self.program
+        if not self._is_started:
+            return
         _log.info("{event}", event="server.stopping")
         self._close_sockets()
         for port in self._ports:
