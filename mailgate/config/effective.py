@@ -44,7 +44,11 @@ class Effective:
         if found is _MISSING:
             # A default that leads back to itself is unset.
             self._found[key] = None
-            found = self._find(key)
+            try:
+                found = self._find(key)
+            except LookupError:
+                del self._found[key]
+                raise
             self._found[key] = found
         return found
 

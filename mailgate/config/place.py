@@ -43,6 +43,8 @@ class Places:
     """Keys and tables given twice: where first, where again."""
     last: Path = ()
     """The key or table that was begun last."""
+    last_end: int | None = 0
+    """The line it ended in; None where the scan stopped inside it."""
 
     def line(self, path: Path) -> int:
         """The line of a path, or of the nearest thing around it that has one; 1 where nothing has."""
@@ -114,6 +116,7 @@ class _Scanner:
         self._skip(_SPACE)
         names = self._key()
         self._skip(_HEADER_END)
+        self.places.last_end = line
         path: Path = ()
         for name in names[:-1]:
             path = self._inside((*path, name), line)
@@ -150,7 +153,9 @@ class _Scanner:
         if path in self._given:
             self.places.repeated.append((path, first, line))
         self._given.add(path)
+        self.places.last_end = None
         self._value(path, depth)
+        self.places.last_end = self._line()
 
     def _value(self, path: Path, depth: int) -> None:
         if depth > _DEEPEST:

@@ -16,11 +16,23 @@ _REPEATED = ("Cannot declare", "Cannot overwrite", "Cannot mutate", "Cannot defi
 _BARE_VALUE = re.compile(r"""(?:=|\[|,)[ \t]*([A-Za-z0-9_.:/@-]+)[ \t]*(?:#.*|[,\]}].*)?$""")
 _SET = re.compile(r"""\{[ \t]*("[^"]*"|'[^']*')[ \t]*[,}]""")
 
+_GENERAL = (
+    ("'=' after a key", "write key = value, or [table]"),
+    ("end of a table declaration", "write [table]"),
+    ("Unclosed array", "after each element comes a comma or ]"),
+    ("Unclosed inline table", "after each value comes a comma or }"),
+    ("Expected newline", "write one value on a line, strings in quotes"),
+    ("Invalid value", "write a value after =, strings in quotes"),
+    ("Unterminated string", "close the string with the quotes it began with"),
+    ('Expected "', "close the string with the quotes it began with"),
+)
+_ELSE = "the file has to be TOML 1.0"
+
 
 def toml_fault(text: str, file: str, wrong: Exception) -> ConfigError:
     """The error for a text that `tomllib` refused with `wrong`."""
     if isinstance(wrong, RecursionError):
-        return ConfigError(file, 1, "", "not TOML: nested too deeply")
+        return ConfigError(file, 1, "", "not TOML: nested too deeply", "nothing here needs brackets in brackets")
     told = str(wrong)
     place = _PLACE.search(told)
     problem = told[: place.start()] if place else told
@@ -32,9 +44,9 @@ def toml_fault(text: str, file: str, wrong: Exception) -> ConfigError:
         return _repeated(text, file, line, problem)
     found = places(before)
     shown = "".join(c if c.isprintable() else "?" for c in problem)
-    key = dotted(found.last)
+    key = dotted(found.last) if found.last_end in (None, line) else ""
     if problem.startswith("Exceeds the limit"):
-        return ConfigError(file, line, key, "a number has too many digits")
+        return ConfigError(file, line, key, "a number has too many digits", "19 are the most")
     at = line - 1 if line > 1 and not lines[line - 1].strip() and not place else line
     return ConfigError(file, at, key, f"not TOML: {shown}", _advice(lines[line - 1], column, problem))
 
@@ -54,16 +66,16 @@ def _advice(line: str, column: int, problem: str) -> str:
     if "Unescaped" in problem or "hex value" in problem:
         return r"""write the string as '...', or each backslash as \\"""
     if _ends_in_open_string(before, "'") and not here:
-        return "a string over several lines is written '''...'''"
+        return "close the string with ' on its line; one over several lines is written '''...'''"
     if _ends_in_open_string(before, '"') and not here:
-        return 'a string over several lines is written """..."""'
+        return 'close the string with " on its line; one over several lines is written """..."""'
     if _SET.search(line) and "key/value pair" in problem:
         return 'a list is written ["a", "b"]'
     if _in_inline_table(before) and ("key part" in problem or "inline table" in problem):
         return "an inline table is written on one line without a comma at its end, or as a table of its own"
-    if bare := _BARE_VALUE.search(line):
-        return f'put the value into quotes: "{bare[1]}"' if not _is_literal(bare[1]) else ""
-    return ""
+    if (bare := _BARE_VALUE.search(line)) and not _is_literal(bare[1]) and not line.lstrip().startswith("["):
+        return f'put the value into quotes: "{bare[1]}"'
+    return next((advice for told, advice in _GENERAL if told in problem), _ELSE)
 
 
 def _ends_in_open_string(before: str, quote: str) -> bool:

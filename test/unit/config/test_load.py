@@ -324,6 +324,11 @@ def test_faulty_expressions_are_refused(key, written, says):
     assert says in told
 
 
+def test_a_key_that_is_none_is_told_each_time_it_is_asked_for():
+    told = refusals("[session.connect]\ngreeting = \"config_get('no.key')\"\nhostname = \"config_get('no.key')\"\n")
+    assert len(told) == 2
+
+
 @pytest.mark.spec("IN-068")
 def test_a_variable_may_be_written_with_a_dash():
     found = settings('[session.rcpt]\nrelay = "is_empty(authenticated-as)"\n')
@@ -533,6 +538,52 @@ def test_a_key_of_an_earlier_release_is_refused_with_its_new_name(key, now):
 
 def test_a_schedule_may_be_called_like_an_older_key():
     assert settings('[queue.schedule.expire]\nexpire = "1d"\n').queue.schedule["expire"].expire == timedelta(days=1)
+
+
+# --- examples of the manual ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[session]\ntimeout = "5m"\ntransfer-limit = 262144000 # 250 MB\nduration = "10m"\n',
+        "[session.ehlo]\nrequire = true\n"
+        "reject-non-fqdn = [ { if = \"listener = 'smtp'\", then = true },\n{ else = false } ]\n",
+        "[session.data.limits]\nmessages = 10\nsize = 104857600\nreceived-headers = 50\n",
+        '[session.extensions]\npipelining = true\nchunking = true\nrequiretls = true\nno-soliciting = ""\n'
+        + "".join(
+            f'{name} = [ {{ if = "!is_empty(authenticated_as)", then = {then}}},\n{{ else = false }} ]\n'
+            for name, then in {
+                "dsn": "true",
+                "future-release": '"7d"',
+                "deliver-by": '"15d"',
+                "mt-priority": '"mixer"',
+                "vrfy": "true",
+                "expn": "true",
+            }.items()
+        ),
+        '[server.listener."smtp"]\nbind = "[::]:25"\nprotocol = "smtp"\ngreeting = "Welcome!"\n',
+        '[server.listener."submissions"]\nbind = ["[::]:465"]\nprotocol = "smtp"\ntls.implicit = true\n',
+        '[server.listener."submission"]\nbind = ["[::]:587"]\nprotocol = "smtp"\n',
+        '[server.listener."lmtp"]\nbind = ["[::]:24"]\nprotocol = "lmtp"\n',
+    ],
+)
+def test_examples_load_as_they_are_printed(text):
+    settings(text)
+
+
+def test_an_example_with_features_of_later_versions_names_just_those():
+    rule = "[ { if = \"listener = 'smtp'\", then = true },\n{ else = false } ]"
+    names = ("received", "received-spf", "auth-results", "message-id", "date")
+    told = refusals(
+        "[session.data.add-headers]\n"
+        + "".join(f"{name} = {rule}\n" for name in names)
+        + "return-path = false\ndelivered-to = true\n"
+    )
+    assert told == [
+        f"t.toml:{line}: session.data.add-headers.{name}: known, not supported by this version"
+        for line, name in ((4, "received-spf"), (6, "auth-results"))
+    ]
 
 
 # --- lists --------------------------------------------------------------------
