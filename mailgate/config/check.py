@@ -235,6 +235,9 @@ class _Check:
                     self._wrong((*path, "trust-file"), f"no certificate in {tls.trust_file}", "name a PEM file")
 
     def _lists(self) -> None:
+        for name, one in self._table("store").items():
+            if name in self._table("lookup") and isinstance(one, dict) and _is_list(one):
+                self._wrong(("store", name), f"{dotted(('lookup', name))} has this name already", "rename one of them")
         for path, store in self._built(MemoryStoreSettings):
             for number, value in enumerate(store.values):
                 scheme, separator, name = value.partition("://")

@@ -355,3 +355,8 @@ def test_lists_are_tried(tmp_path):
     assert told.startswith("t.toml:5: store.l.values: no regular expression")
     text = LISTENER + f'[store.l]\ntype = "memory"\nvalues = "file://{tmp_path}/none"\n'
     assert any("store.l.values: cannot read" in line for line in warnings(text))
+
+
+def test_two_lists_have_two_names():
+    told = refusal('[lookup]\nx = ["a"]\n[store.x]\ntype = "memory"\n')
+    assert told == "t.toml:3: store.x: lookup.x has this name already; rename one of them"
