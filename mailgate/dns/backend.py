@@ -14,6 +14,7 @@ Nothing is remembered: see `cache.py`.
 from __future__ import annotations
 
 import re
+import socket
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -35,10 +36,10 @@ from dns.rdtypes.ANY.TXT import TXT
 from dns.rdtypes.IN.A import A
 from dns.rdtypes.IN.AAAA import AAAA
 from twisted.internet.defer import Deferred, DeferredSemaphore
-from twisted.internet.error import CannotListenError, MessageLengthError
-from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import ClientFactory, DatagramProtocol, Protocol, connectionDone
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from mailgate.dns.name import ascii_name, reverse_name
 from mailgate.dns.resolver import Absent, Answer, MxRecord
@@ -62,10 +63,12 @@ class Hangs(Interface):
 class Sockets(Interface):
     """What the backend needs of a reactor."""
 
-    def listenUDP(
-        self, port: int, protocol: DatagramProtocol, interface: str = ..., maxPacketSize: int = ...
-    ) -> object:
-        """As `IReactorUDP.listenUDP`."""
+    def addReader(self, reader: IReadDescriptor) -> None:
+        """As `IReactorFDSet.addReader`."""
+        ...
+
+    def removeReader(self, reader: IReadDescriptor) -> None:
+        """As `IReactorFDSet.removeReader`."""
         ...
 
     def connectTCP(self, host: str, port: int, factory: ClientFactory, timeout: float = ...) -> Hangs:
@@ -122,12 +125,56 @@ def system_servers(resolv_conf: str) -> tuple[Server, ...]:
     return tuple(found) or (Server("127.0.0.1"),)
 
 
+class DatagramSocket(Interface):
+    """A connected UDP socket that does not block."""
+
+    def send(self, octets: bytes) -> int:
+        """As `socket.send`."""
+        ...
+
+    def recv(self, size_octets: int) -> bytes:
+        """As `socket.recv`."""
+        ...
+
+    def fileno(self) -> int:
+        """As `socket.fileno`."""
+        ...
+
+    def close(self) -> None:
+        """As `socket.close`."""
+        ...
+
+
+def open_datagrams(server: Server) -> DatagramSocket:
+    """A UDP socket from a random port to this server: others' datagrams never reach it. Raises OSError.
+
+    Not by way of `listenUDP`, which logs two lines for each socket.
+    """
+    found = socket.getaddrinfo(server.ip, server.port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
+    family, kind, protocol, _, address = found[0]
+    opened = socket.socket(family, kind, protocol)
+    try:
+        opened.setblocking(False)
+        opened.connect(address)
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
 class DnsResolver:
     """The resolver port over real servers."""
 
-    def __init__(self, options: DnsOptions, sockets: Sockets) -> None:
+    def __init__(
+        self,
+        options: DnsOptions,
+        sockets: Sockets,
+        open_datagrams: Callable[[Server], DatagramSocket] = open_datagrams,
+    ) -> None:
+        """`sockets` is the reactor."""
         self._options = options
         self._sockets = sockets
+        self._open_datagrams = open_datagrams
         self._slots = DeferredSemaphore(options.concurrency)
 
     async def mx(self, name: str) -> Answer[MxRecord] | Absent | Unknown:
@@ -206,12 +253,12 @@ class DnsResolver:
     ) -> dns.message.QueryMessage | str:
         """One question to one server, a truncated answer over TCP; a text says what went wrong."""
         if not tcp:
-            reply = await self._once(_Datagram(server, query), server)
+            reply = await self._once(_Datagram(server, query, self._open_datagrams))
             if isinstance(reply, str) or not reply.flags & dns.flags.TC:
                 return reply
-        return await self._once(_Stream(server, query), server)
+        return await self._once(_Stream(server, query))
 
-    def _once(self, question: _Datagram | _Stream, server: Server) -> Deferred[dns.message.QueryMessage | str]:
+    def _once(self, question: _Datagram | _Stream) -> Deferred[dns.message.QueryMessage | str]:
         question.begin(self._sockets, self._options.timeout_seconds)
         return question.answer
 
@@ -270,37 +317,62 @@ class _Question(ABC):
         """Close the socket, if there is one."""
 
 
-class _Datagram(_Question, DatagramProtocol):
+@implementer(IReadDescriptor)
+class _Datagram(_Question):
     """A question over UDP from a port of its own."""
 
+    def __init__(
+        self, server: Server, query: dns.message.QueryMessage, open_datagrams: Callable[[Server], DatagramSocket]
+    ) -> None:
+        super().__init__(server, query)
+        self._open = open_datagrams
+        self._socket: DatagramSocket | None = None
+        self._sockets: Sockets | None = None
+
     def begin(self, sockets: Sockets, timeout_seconds: float) -> None:
-        """Bind a random port and send; every fault ends in `answer`."""
+        """Send; every fault ends in `answer`."""
         self._begin_limit(sockets, timeout_seconds)
         try:
-            sockets.listenUDP(0, self, interface="::" if ":" in self._server.ip else "", maxPacketSize=65535)
-            if self.transport is not None:
-                # A connected socket takes datagrams from this server alone, and learns of a refusal.
-                self.transport.connect(self._server.ip, self._server.port)
-                self.transport.write(self._query.to_wire(), (self._server.ip, self._server.port))
-        except (OSError, CannotListenError, MessageLengthError) as fault:
-            self._finish(f"{fault}")
+            self._socket = self._open(self._server)
+            self._socket.send(self._query.to_wire())
+        except OSError as fault:
+            self._finish(fault.strerror or str(fault))
+            return
+        self._sockets = sockets
+        sockets.addReader(self)
 
-    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
-        """Take a datagram of the server; another sender's is not seen."""
-        if addr[0].partition("%")[0] == self._server.ip.partition("%")[0] and addr[1] == self._server.port:
-            self._read(datagram)
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 once it is closed."""
+        return self._socket.fileno() if self._socket is not None else -1
 
-    def connectionRefused(self) -> None:
-        """No server listens there (ICMP)."""
+    def doRead(self) -> None:
+        """Take a datagram of the server."""
+        if self._socket is None:
+            return
+        try:
+            octets = self._socket.recv(65535)
+        except BlockingIOError:
+            return
+        except OSError as fault:
+            # ICMP: nobody listens there.
+            self._finish(fault.strerror or str(fault))
+            return
+        self._read(octets)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor takes an ICMP error for the end of the socket."""
         self._finish("connection refused")
 
-    def stopProtocol(self) -> None:
-        """The socket was closed: by us, or by a reactor that takes a refusal for its end."""
-        self._finish("connection refused")
+    def logPrefix(self) -> str:
+        """Name this in the log of the reactor's own faults."""
+        return "dns"
 
     def _hang_up(self) -> None:
-        if self.transport is not None:
-            self.transport.stopListening()
+        if self._sockets is not None:
+            self._sockets.removeReader(self)
+        if self._socket is not None:
+            self._socket.close()
+        self._sockets = self._socket = None
 
 
 class _Stream(_Question, Protocol):

@@ -1,25 +1,13 @@
-"""A recipient's status in words: for DSNs, expressions, lists and logs.
+"""A recipient's status in one line, as DSNs and the log put it.
 
-The shapes are interface facts: operators and programs match on them.
+The shapes are interface facts: operators and programs match on them. The
+shapes of expressions and lists are in `mailgate.queue.scope`.
 """
 
 from __future__ import annotations
 
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
 from mailgate.queue.item import QueuedRecipient, State
-
-_TEXTS = {
-    ErrorKind.DNS: "DNS lookup failed: {detail}",
-    ErrorKind.CONNECTION: "Connection failed: {detail}",
-    ErrorKind.TLS: "TLS error: {detail}",
-    ErrorKind.DANE: "DANE authentication failure: {detail}",
-    ErrorKind.MTA_STS: "MTA-STS auth failed: {detail}",
-    ErrorKind.RATE: "Rate limited",
-    ErrorKind.CONCURRENCY: "Too many concurrent connections to remote server",
-    ErrorKind.SUSPENDED: "Suspended: {detail}",
-    ErrorKind.DEPENDENCY: "Dependency unavailable: {entity}: {detail}",
-    ErrorKind.IO: "Queue error: {detail}",
-}
 
 _LINES = {
     ErrorKind.DNS: "failed to lookup '{entity}': {detail}",
@@ -43,31 +31,6 @@ _REMOTE = frozenset({ErrorKind.UNEXPECTED_REPLY, ErrorKind.CONNECTION, ErrorKind
 def one_line(text: str) -> str:
     """`text` without line ends, every other control character a space."""
     return "".join(c if c >= " " and c != "\x7f" else " " for c in text.replace("\r", "").replace("\n", ""))
-
-
-def error_text(status: RecipientStatus) -> str:
-    """What went wrong, for example `Connection failed: Connection timeout`."""
-    if status.kind is ErrorKind.UNEXPECTED_REPLY and status.reply is not None:
-        return f"Unexpected response for {status.command}: {status.reply}"
-    return _TEXTS.get(status.kind, "{detail}").format(entity=status.entity, detail=status.detail)
-
-
-def last_status(recipient: QueuedRecipient) -> str:
-    """`Scheduled`, `Delivered: …`, `Temporary Failure for …` or `Permanent Failure for …`."""
-    status = recipient.status
-    if recipient.state is State.SCHEDULED or status is None:
-        return "Scheduled"
-    if recipient.state is State.COMPLETED:
-        return f"Delivered: {status.reply or RemoteReply(250, '2.0.0', 'OK')}"
-    word = "Temporary" if recipient.state is State.TEMP_FAIL else "Permanent"
-    return f"{word} Failure for {status.entity}: {error_text(status)}"
-
-
-def last_error(recipient: QueuedRecipient) -> str:
-    """The word of the last failure; `none` while there is none."""
-    if recipient.status is None or recipient.state in (State.SCHEDULED, State.COMPLETED):
-        return ErrorKind.NONE.value
-    return recipient.status.kind.value
 
 
 def dsn_line(recipient: QueuedRecipient) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import struct
 from dataclasses import replace
@@ -27,22 +28,41 @@ TWO = Server("192.0.2.53", 5353)
 
 
 class Datagrams:
-    """A UDP transport that keeps what was sent."""
+    """A UDP socket that keeps what was sent; `deliver` hands over a datagram."""
 
-    def __init__(self, network, protocol):
-        self.network, self.protocol = network, protocol
+    def __init__(self, network, server):
+        self.network = network
+        self.peer = server
         self.closed = False
+        self.incoming = []
 
-    def connect(self, ip, port):
-        self.peer = (ip, port)
-
-    def write(self, octets, addr):
-        assert addr == self.peer
+    def send(self, octets):
+        if self.network.send_fault is not None:
+            raise self.network.send_fault
         self.network.sent.append((self, octets))
+        return len(octets)
 
-    def stopListening(self):
+    def recv(self, size):
+        if not self.incoming:
+            raise BlockingIOError
+        octets = self.incoming.pop(0)
+        if isinstance(octets, OSError):
+            raise octets
+        return octets
+
+    def fileno(self):
+        return 99
+
+    def close(self):
         self.closed = True
-        self.protocol.transport = None
+
+    @property
+    def reader(self):
+        return next((reader for reader in self.network.readers if reader._socket is self), None)
+
+    def deliver(self, octets):
+        self.incoming.append(octets)
+        self.reader.doRead()
 
 
 class Connector:
@@ -61,11 +81,18 @@ class Network(Clock):
         self.sent = []
         self.sockets = []
         self.connections = []
+        self.readers = []
+        self.send_fault = None
 
-    def listenUDP(self, port, protocol, interface="", maxPacketSize=8192):
-        assert port == 0
-        protocol.transport = Datagrams(self, protocol)
-        self.sockets.append(protocol.transport)
+    def open(self, server):
+        self.sockets.append(Datagrams(self, server))
+        return self.sockets[-1]
+
+    def addReader(self, reader):
+        self.readers.append(reader)
+
+    def removeReader(self, reader):
+        self.readers.remove(reader)
 
     def connectTCP(self, host, port, factory, timeout=30):
         connector = Connector()
@@ -76,9 +103,9 @@ class Network(Clock):
         socket, octets = self.sent[-1]
         return socket, dns.message.from_wire(octets)
 
-    def answer(self, zone, addr=None):
+    def answer(self, zone):
         socket, octets = self.sent[-1]
-        socket.protocol.datagramReceived(answer(zone, octets), addr or socket.peer)
+        socket.deliver(answer(zone, octets))
 
     def accept(self):
         _, _, factory, _ = self.connections[-1]
@@ -90,7 +117,7 @@ class Network(Clock):
 def ask(network, question, **options):
     """Start a look-up; the answers arrive in the list."""
     options.setdefault("servers", (ONE,))
-    resolver = DnsResolver(DnsOptions(**options), network)
+    resolver = DnsResolver(DnsOptions(**options), network, network.open)
     found = []
     Deferred.fromCoroutine(question(resolver)).addCallback(found.append)
     return found
@@ -152,7 +179,7 @@ def test_a_server_without_edns_is_asked_without():
     refusal = dns.message.make_response(query)
     refusal.use_edns(-1)
     refusal.set_rcode(dns.rcode.FORMERR)
-    socket.protocol.datagramReceived(refusal.to_wire(), socket.peer)
+    socket.deliver(refusal.to_wire())
     assert network.last()[1].edns == -1
     network.answer(ZONE)
     assert isinstance(found[0], Answer)
@@ -183,7 +210,7 @@ def test_a_u_label_is_asked_for_as_an_a_label():
 
 def test_each_question_has_a_socket_and_an_id_of_its_own():
     network = Network()
-    resolver = DnsResolver(DnsOptions((ONE,)), network)
+    resolver = DnsResolver(DnsOptions((ONE,)), network, network.open)
     for number in range(64):
         Deferred.fromCoroutine(resolver.mx(f"d{number}.example"))
     assert len(network.sockets) == 64
@@ -195,12 +222,10 @@ def test_answers_that_are_not_ours_are_not_seen():
     found = ask(network, lambda r: r.ipv4("a.example.org"))
     socket, octets = network.sent[-1]
     good = answer(ZONE, octets)
-    socket.protocol.datagramReceived(good, ("192.0.2.66", 53))
-    socket.protocol.datagramReceived(good, ("127.0.0.1", 54))
-    socket.protocol.datagramReceived(struct.pack("!H", dns.message.from_wire(octets).id ^ 1) + good[2:], socket.peer)
+    socket.deliver(struct.pack("!H", dns.message.from_wire(octets).id ^ 1) + good[2:])
     other = dns.message.make_query("b.example.org", "A", id=dns.message.from_wire(octets).id)
-    socket.protocol.datagramReceived(dns.message.make_response(other).to_wire(), socket.peer)
-    socket.protocol.datagramReceived(octets, socket.peer)
+    socket.deliver(dns.message.make_response(other).to_wire())
+    socket.deliver(octets)
     assert found == []
     network.answer(ZONE)
     assert isinstance(found[0], Answer)
@@ -212,7 +237,7 @@ def test_an_error_of_every_server_is_unknown(rcode):
     zone = Zone().fail("example.org", reason=rcode)
     found = ask(network, lambda r: r.mx("example.org"), servers=(ONE, TWO), attempts=2)
     for server in (ONE, TWO, ONE, TWO):
-        assert network.last()[0].peer == (server.ip, server.port)
+        assert network.last()[0].peer == server
         network.answer(zone)
     assert isinstance(found[0], Unknown)
     assert found[0].dependency == "dns"
@@ -227,17 +252,38 @@ def test_silence_ends_at_the_time_limit_and_the_next_server_is_asked():
     assert len(network.sent) == 1
     network.advance(0.1)
     assert network.sockets[0].closed
-    assert network.last()[0].peer == ("192.0.2.53", 5353)
+    assert network.last()[0].peer == TWO
     network.advance(3)
     assert found == [Unknown("dns", "example.org: timeout from 192.0.2.53")]
 
 
-def test_a_refused_port_leads_to_the_next_server_at_once():
+@pytest.mark.parametrize("how", ["send", "recv", "reactor"])
+def test_a_refused_port_leads_to_the_next_server_at_once(how):
     network = Network()
+    refusal = OSError(errno.ECONNREFUSED, "Connection refused")
+    if how == "send":
+        network.send_fault = refusal
+        found = ask(network, lambda r: r.mx("example.org"), servers=(ONE,), attempts=1)
+        assert found == [Unknown("dns", "example.org: Connection refused from 127.0.0.1")]
+        assert network.sockets[0].closed
+        return
     found = ask(network, lambda r: r.mx("example.org"), servers=(ONE, TWO))
-    network.sent[-1][0].protocol.connectionRefused()
+    if how == "recv":
+        network.sent[-1][0].deliver(refusal)
+    else:
+        network.sent[-1][0].reader.connectionLost(Failure(ConnectionRefusedError()))
+    assert network.last()[0].peer == TWO
     network.answer(ZONE)
     assert isinstance(found[0], Answer)
+    assert network.readers == []
+
+
+def test_a_wake_up_without_a_datagram_is_nothing():
+    network = Network()
+    found = ask(network, lambda r: r.mx("example.org"))
+    network.readers[0].doRead()
+    assert found == []
+    assert network.readers[0].fileno() == 99
 
 
 def test_a_truncated_answer_is_asked_for_again_over_tcp():
@@ -293,7 +339,7 @@ def test_a_cname_loop_is_absent():
     response = dns.message.make_response(query)
     for owner, target in (("a.example.", "b.example."), ("b.example.", "a.example.")):
         response.answer.append(dns.rrset.from_text(owner, 60, "IN", "CNAME", target))
-    socket.protocol.datagramReceived(response.to_wire(), socket.peer)
+    socket.deliver(response.to_wire())
     assert found == [Absent(name_exists=True)]
 
 
@@ -304,7 +350,7 @@ def test_a_cname_is_followed_and_the_least_ttl_counts():
     response = dns.message.make_response(query)
     response.answer.append(dns.rrset.from_text("a.example.", 60, "IN", "CNAME", "b.example."))
     response.answer.append(dns.rrset.from_text("b.example.", 600, "IN", "A", "192.0.2.9"))
-    socket.protocol.datagramReceived(response.to_wire(), socket.peer)
+    socket.deliver(response.to_wire())
     assert found == [Answer(("192.0.2.9",), ttl_seconds=60)]
 
 
@@ -318,7 +364,7 @@ def test_garbage_never_raises_and_leaves_nothing_behind():
         for _ in range(random.randrange(1, 8)):
             reply[random.randrange(2, len(reply))] = random.randrange(256)
         cut = random.randrange(2, len(reply) + 1)
-        socket.protocol.datagramReceived(bytes(reply[:cut]), socket.peer)
+        socket.deliver(bytes(reply[:cut]))
         network.advance(30)
         while network.connections and not found:
             network.accept().connectionLost(Failure(ConnectionRefusedError()))
@@ -329,7 +375,7 @@ def test_garbage_never_raises_and_leaves_nothing_behind():
 
 def test_no_more_questions_at_once_than_allowed():
     network = Network()
-    resolver = DnsResolver(replace(DnsOptions((ONE,)), concurrency=2), network)
+    resolver = DnsResolver(replace(DnsOptions((ONE,)), concurrency=2), network, network.open)
     for number in range(3):
         Deferred.fromCoroutine(resolver.mx(f"d{number}.example"))
     assert len(network.sent) == 2
@@ -339,7 +385,7 @@ def test_no_more_questions_at_once_than_allowed():
 
 def test_giving_up_closes_the_socket():
     network = Network()
-    waiting = Deferred.fromCoroutine(DnsResolver(DnsOptions((ONE,)), network).mx("example.org"))
+    waiting = Deferred.fromCoroutine(DnsResolver(DnsOptions((ONE,)), network, network.open).mx("example.org"))
     waiting.addErrback(lambda _: None)
     waiting.cancel()
     assert network.sockets[0].closed
