@@ -67,7 +67,7 @@ def first_plan(schedule: Schedule, terms: Terms) -> Plan:
     if by is None:
         return Plan(start, _first_threshold(schedule, start), expiry)
     if by.mode == "R":
-        # RFC 2852 4.1.3: the deadline counts from acceptance; a hold does not move it.
+        # RFC 2852 4: the deadline counts from acceptance; a hold does not move it.
         return Plan(start, _first_threshold(schedule, start), Expiry(ExpiresBy.TTL, by.seconds * 1000))
     return Plan(start, _deadline_notice(schedule, terms, by), expiry)
 
@@ -131,7 +131,7 @@ def next_notice(
     if recipient.notify_due_ms is None or recipient.notify_due_ms > now_ms or recipient.state.is_final:
         return None
     by = terms.deliver_by
-    # RFC 2852 4.1.4.2: mode N asks for one notice, at the deadline.
+    # RFC 2852 4: mode N asks for one notice, at the deadline.
     due = None if by is not None and by.mode == "N" else _threshold_after(schedule, terms, now_ms)
     return due, recipient.notify_num + 1
 

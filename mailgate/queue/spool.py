@@ -113,6 +113,8 @@ class FileSpool:
 
     async def finish(self) -> Content:
         """End of data: a large content is fsynced, then its directory, before this returns."""
+        if self._discarded:
+            raise StoreFailed("the content was discarded")
         if not self._in_file:
             content = Content(self._size, octets=b"".join(self._parts))
             self._parts, self._head, self._head_octets = [], [content.octets or b""], self._size
@@ -120,14 +122,9 @@ class FileSpool:
         await self._until_idle()
         if self._failure is None and not self._discarded:
             self._working = True
-            try:
-                await self._run_blocking(self._settle)
-            except OSError as error:
-                self._failure = os_failure(error)
-            except StoreFailed as error:
-                self._failure = error
-            finally:
-                self._worked()
+            # Awaited only through _until_idle: one who gives up waiting does not make the disk idle.
+            self._run_blocking(self._settle).addCallbacks(lambda _: self._worked(), self._not_written)
+            await self._until_idle()
         if self._failure is not None:
             self.discard()
             await self._until_idle()

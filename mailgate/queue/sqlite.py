@@ -272,24 +272,42 @@ class SqliteStore:
     async def _record_with_files(
         self, lease: Lease, updates: Sequence[RecipientUpdate], dsn: NewMessage | None, end: bool
     ) -> bool:
-        done = Recorded.LEASE_LOST
+        dsn_file = dsn.id if dsn is not None and dsn.content.path is not None else None
         try:
             notice: tuple[NewMessage, str | None] | None = None
             if dsn is not None:
                 self._take_over(dsn)
-                notice = (dsn, None if dsn.content.path is None else await self._file_hash(dsn))
+                notice = (dsn, None if dsn_file is None else await self._file_hash(dsn))
             done = await self._record(lease, updates, notice, end)
-        finally:
-            if dsn is not None and dsn.content.path is not None and done is Recorded.LEASE_LOST:
-                await self._remove_file(dsn.id)
+        except StoreFailed:
+            # Only now is it known that nothing refers to the file: one who gives up waiting does not know.
+            if dsn_file is not None:
+                await self._remove_file(dsn_file)
+            raise
+        if done is Recorded.LEASE_LOST and dsn_file is not None:
+            await self._remove_file(dsn_file)
         if done is Recorded.REMOVED and lease.item.spooled:
             await self._remove_file(lease.item.id)
         return _was_kept(done)
 
     async def read(self, item: QueueItem) -> ContentReader:
         """Open the stored octets. Raises `StoreFailed` when they are missing or not as long as `item` says."""
-        octets, fd = await self._reader.ask(lambda db: reads.content(db, self._spool_dir, item))
-        return StoredContent(octets, fd, self._run_blocking)
+        opened: list[StoredContent] = []
+
+        def question(db: sqlite3.Connection) -> StoredContent:
+            opened.append(StoredContent(*reads.content(db, self._spool_dir, item), self._run_blocking))
+            return opened[0]
+
+        try:
+            return await self._reader.ask(question)
+        except CancelledError:
+            # The file may be opened after this: the reader's next job comes after that.
+            def close(_: object) -> None:
+                for content in opened:
+                    content.close()
+
+            self._reader.ask(lambda _: None).addBoth(close)
+            raise
 
     # --- questions --------------------------------------------------------------------
 

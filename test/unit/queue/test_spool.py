@@ -3,7 +3,7 @@ import os
 import tracemalloc
 
 import pytest
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from mailgate.queue.place import Space, spool_name
@@ -182,6 +182,28 @@ def test_discarded_at_any_moment_no_file_stays(tmp_path, let_go, finishing):
     assert not path(tmp_path).exists()
     if finishing and let_go < 3:
         assert result[0].check(StoreFailed)
+
+
+def test_finishing_what_was_discarded_fails(tmp_path):
+    spool = make(tmp_path)
+    spool.write(b"x")
+    spool.discard()
+    assert outcome(spool.finish())[0].check(StoreFailed)
+
+
+def test_one_who_stops_waiting_for_the_end_leaves_the_file_to_discard(tmp_path):
+    hand = Hand()
+    spool = make(tmp_path, hand)
+    spool.write(b"x" * 2000)
+    finishing = Deferred.fromCoroutine(spool.finish())
+    hand.let_go()
+    finishing.addErrback(lambda failure: failure.trap(CancelledError))
+    finishing.cancel()
+    spool.discard()
+    # Nothing else happens to the file while it is being synced.
+    assert len(hand.waiting) == 1
+    hand.let_all_go()
+    assert not path(tmp_path).exists()
 
 
 def test_a_kept_file_survives_discard(tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from support.queue_invariants import violations
 from support.sqlite_store import DAY_MS, NOW_MS, message, recipient
+from twisted.internet.defer import CancelledError, Deferred
 
 from mailgate.mail.envelope import Body, DeliverBy, Notify, Ret
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
@@ -44,6 +45,10 @@ def spooled(run, store, size):
         if wait is not None:
             run(wait)
     return queue_id, run(spool.finish()), octets
+
+
+def _is_open(fd):
+    return os.path.lexists(f"/proc/self/fd/{fd}")
 
 
 async def whole(store, item):
@@ -328,6 +333,22 @@ def test_a_content_that_is_short_or_missing_is_a_failure_of_the_store(stores, st
     os.unlink(content.path)
     with pytest.raises(StoreFailed):
         run(store.read(item))
+
+
+def test_one_who_stops_waiting_for_a_content_leaves_no_file_open(stores, store, run):
+    queue_id, content, _ = spooled(run, store, 300_000)
+    run(store.commit(message(store, id=queue_id, content=content)))
+    item = run(store.get(queue_id))
+    reading = Deferred.fromCoroutine(store.read(item))
+    reading.cancel()
+    with pytest.raises(CancelledError):
+        run(reading)
+    # Whatever the reader and the pool were asked for before is done after these.
+    run(store.list(1))
+    run(stores.run_blocking(lambda: None))
+    run(stores.run_blocking(lambda: None))
+    open_files = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)}
+    assert content.path not in open_files
 
 
 @pytest.mark.spec("OUT-233")
