@@ -169,11 +169,12 @@ class Transaction:
         """DATA or a chunk was on its way when the last recipient was refused: see that no message comes of it."""
         conversation = self._conversation
         event = await self._reply(self._data_deadline(), UNPARSEABLE)
-        if event.answer.code == 354:
+        code = event.answer.code
+        if code == 354 and isinstance(content, Data):
             # RFC 2920 3.1: end it at once; its reply does not matter.
             conversation.stream.write(conversation.core.end_of_content())
             conversation.leave()
-        elif event.answer.code == 421 or event.answer.is_positive:
+        elif code < 400 or code == 421:
             conversation.leave()
 
     # --- the content --------------------------------------------------------------------------
