@@ -65,6 +65,9 @@ def config(arguments: argparse.Namespace, hop: int) -> str:
     [session.data.limits]
     messages = 1000000
 
+    [session.ehlo]
+    reject-non-fqdn = false
+
     [session.rcpt]
     directory = false
     relay = "rcpt_domain = '{DOMAIN}'"
