@@ -151,6 +151,7 @@ class SqliteStore:
                 tables = self._open_tables(directory)
             except BaseException:
                 place.unlock(self._lock)
+                self._lock = None
                 raise
         except sqlite3.Error as error:
             raise place.sqlite_failure(error) from error
