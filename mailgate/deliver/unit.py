@@ -18,6 +18,7 @@ from typing import Protocol
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
+from mailgate.deliver.attempt import Interrupted
 from mailgate.deliver.context import failed_scope, message_facts, recipient_scope
 from mailgate.deliver.hop import candidates
 from mailgate.deliver.maildir import LocalDelivery, LocalRoute
@@ -170,7 +171,14 @@ class UnitAttempt:
         groups = await self._groups(due, now_ms)
         last = len(groups) - 1
         for number, (route, group) in enumerate(groups):
-            outcomes = await self._hand_over(route, group)
+            try:
+                outcomes = await self._hand_over(route, group)
+            except Interrupted as interrupted:
+                # Who has an outcome must not be tried again.
+                for recipient in group:
+                    if recipient.index in interrupted.outcomes:
+                        await self._apply(recipient, interrupted.outcomes[recipient.index])
+                raise
             for recipient in group:
                 outcome = outcomes.get(recipient.index)
                 if outcome is None:

@@ -27,6 +27,7 @@ from mailgate.config.schema.server import ListenerSettings
 from mailgate.config.schema.settings import Settings
 from mailgate.decisions.ring import Ring
 from mailgate.deliver.attempt import Attempt
+from mailgate.deliver.events import log as log_event
 from mailgate.deliver.maildir import LocalDelivery
 from mailgate.deliver.opening import Opener
 from mailgate.deliver.plan import THREADS_OF_A_LOST_QUEUE, build_plan, schedule_table
@@ -53,7 +54,6 @@ from mailgate.session.ports import Ports
 from mailgate.session.site import Site
 
 _log = Logger(namespace="mailgate.service")
-_delivery_log = Logger(namespace="mailgate.deliver")
 
 T = TypeVar("T")
 
@@ -185,11 +185,11 @@ def build(settings: Settings, reactor: PosixReactorBase) -> Program:
     idle = IdleConnections(reactor, lambda queue: threads.get(queue, THREADS_OF_A_LOST_QUEUE))
     remote = Attempt(
         store,
-        Opener(Connector(reactor, reactor), ClientTls(), _delivery_event),
+        Opener(Connector(reactor, reactor), ClientTls(), log_event),
         idle,
         _wall_ms,
         random.Random(),
-        _delivery_event,
+        log_event,
     )
     around = Surroundings(
         store=store,
@@ -231,10 +231,6 @@ def build(settings: Settings, reactor: PosixReactorBase) -> Program:
 
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _delivery_event(event: str, /, **fields: object) -> None:
-    _delivery_log.info("{event}", event=event, **fields)
 
 
 def _ring(settings: Settings) -> Ring | None:

@@ -10,9 +10,10 @@ from support.work_store import message, recipient
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from mailgate.deliver.attempt import Interrupted
 from mailgate.deliver.unit import Fence
 from mailgate.mail.envelope import DeliverBy, Notify, Ret
-from mailgate.mail.status import Delayed, ErrorKind, RecipientStatus
+from mailgate.mail.status import Delayed, Delivered, ErrorKind, RecipientStatus, RemoteReply
 from mailgate.mail.unknown import Unknown
 from mailgate.queue.item import ExpiresBy, Expiry, Source, State
 
@@ -294,6 +295,17 @@ def test_cancelling_keeps_what_is_known_and_gives_the_lease_back(world):
     assert world.store.leases == {}
     assert world.one(0).state is State.COMPLETED
     assert (world.one(1).state, world.one(1).retry_num) == (State.SCHEDULED, 0)
+
+
+def test_cancelling_within_a_group_keeps_what_is_decided(world):
+    async def run(item, recipients, hops):
+        raise Interrupted({0: Delivered(RecipientStatus("mx.test", reply=RemoteReply(250, "2.1.5", "ok")))})
+
+    world.remote.run = run
+    world.attempt(world.store.add(message(recipient("a@example.org"), recipient("b@example.org"))))
+    assert world.one(0).state is State.COMPLETED
+    assert (world.one(1).state, world.one(1).retry_num) == (State.SCHEDULED, 0)
+    assert world.store.leases == {}
 
 
 # --- what cannot be found out (unknown answers) ---------------------------------------------------
