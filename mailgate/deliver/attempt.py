@@ -177,7 +177,13 @@ class _Group:
         if conversation is None:
             conversation = await self._open(hop, place)
         else:
-            self._attempt.emit("delivery.connection-reused", hostname=hop.host, remoteIp=place.address)
+            self._attempt.emit(
+                "delivery.connection-reused",
+                queueId=self._item.id_text,
+                hostname=hop.host,
+                remoteIp=place.address,
+                remotePort=hop.port,
+            )
         at = 0
         is_checked = False
         try:
@@ -210,7 +216,9 @@ class _Group:
             self._attempt.idle.keep(place, conversation, hop.reuse)
 
     async def _open(self, hop: NextHop, place: Place) -> Conversation:
-        return await self._attempt.opener.open(hop, place.address, place.source_ip, place.ehlo_name, place.security)
+        return await self._attempt.opener.open(
+            hop, place.address, place.source_ip, place.ehlo_name, place.security, self._item.id_text
+        )
 
     @staticmethod
     def _goes_on(conversation: Conversation, hop: NextHop) -> bool:

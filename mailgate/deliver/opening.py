@@ -68,10 +68,19 @@ class Opener:
         self._emit = emit
 
     async def open(
-        self, hop: NextHop, address: str, source_ip: str | None, ehlo_name: str, security: Security
+        self, hop: NextHop, address: str, source_ip: str | None, ehlo_name: str, security: Security, queue_id: str
     ) -> Conversation:
-        """Connect and introduce ourselves. Raises `Stop`; then the connection is closed."""
-        where: dict[str, object] = {"hostname": hop.host, "remoteIp": address, "remotePort": hop.port}
+        """Connect and introduce ourselves. Raises `Stop`; then the connection is closed.
+
+        `queue_id` is that of the message the connection is opened for; the log
+        has it in every event.
+        """
+        where: dict[str, object] = {
+            "queueId": queue_id,
+            "hostname": hop.host,
+            "remoteIp": address,
+            "remotePort": hop.port,
+        }
         seconds = hop.timeouts.connect.total_seconds()
         try:
             stream = await self._dial.connect(address, hop.port, source_ip=source_ip, seconds=seconds)

@@ -80,6 +80,7 @@ class Field:
         )
 
     def emit(self, event, /, **fields):
+        assert fields["queueId"] == "0000000000001234"
         self.events.append(event)
         self.fields.append((event, fields))
 
