@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mailgate.deliver.security import Security
-from mailgate.mail.status import Delayed, ErrorKind, Failed, Outcome, RecipientStatus, RemoteReply
+from mailgate.mail.status import Delayed, ErrorKind, Failed, RecipientStatus, RemoteReply
 from mailgate.net.stream import Stream
 from mailgate.wire.smtp.answer import Answer, MalformedReply
 from mailgate.wire.smtp.client import Answered, ClientConnection, Command, Phase
@@ -88,8 +88,3 @@ def refused(host: str, line: str, answer: Answer) -> Delayed | Failed:
 def broke_down(host: str, detail: str) -> Delayed:
     """The connection did not do what it should."""
     return Delayed(RecipientStatus(host, ErrorKind.CONNECTION, detail))
-
-
-def is_final(outcome: Outcome) -> bool:
-    """True when no attempt will follow."""
-    return not isinstance(outcome, Delayed)
