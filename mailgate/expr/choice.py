@@ -122,7 +122,7 @@ class Choice(Generic[T]):
             try:
                 return self._run(frame)
             except Waiting as waiting:
-                answer = await waiting.ask(scope.outside)
+                answer = await waiting.answer()
                 frame.answers[waiting.site] = answer
                 frame.asked.append((waiting.question, answer))
                 frame.captures = None

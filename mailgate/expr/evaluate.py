@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
+from types import coroutine
 
 from mailgate.expr import operate
 from mailgate.expr.functions.function import Function, mapped
@@ -38,13 +39,13 @@ from mailgate.expr.node import (
     Unary,
     Word,
 )
-from mailgate.expr.outside import Outside
 from mailgate.expr.regex import LONGEST_SUBJECT
 from mailgate.expr.scope import Scope
 from mailgate.expr.value import Result, Value, text
 from mailgate.mail.unknown import Unknown
 
 Run = Callable[["Frame"], Result]
+Asking = Coroutine[object, None, Result]
 
 
 class Frame:
@@ -60,25 +61,36 @@ class Frame:
 
 
 class Waiting(Exception):
-    """A call needs an answer from outside before the evaluation can go on."""
+    """A call outside was begun and has not answered yet: the evaluation cannot go on."""
 
-    def __init__(self, site: int, function: Function, arguments: tuple[Value, ...]) -> None:
+    def __init__(self, site: int, question: str, asking: Asking, waits_for: object) -> None:
         super().__init__(site)
         self.site = site
-        self.function = function
-        self.arguments = arguments
+        self.question = question
+        self._asking = asking
+        self._waits_for = waits_for
 
-    async def ask(self, outside: Outside) -> Result:
-        """Ask, and wait for the answer."""
-        if self.function.ask is None:
-            raise TypeError(f"{self.function.name} asks nobody")
-        return await self.function.ask(outside, self.arguments)
+    @coroutine
+    def answer(self) -> Generator[object, object, Result]:
+        """Go on with the call where it stopped, to its answer."""
+        waits_for = self._waits_for
+        while True:
+            try:
+                try:
+                    yield waits_for
+                except BaseException as error:
+                    waits_for = self._asking.throw(error)
+                else:
+                    waits_for = self._asking.send(None)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
 
-    @property
-    def question(self) -> str:
-        """The call as the trace tells it: `key_exists('friends', 'example.org')`."""
-        told = (f"'{argument}'" if isinstance(argument, str) else text(argument) for argument in self.arguments)
-        return f"{self.function.name}({', '.join(told)})"
+
+def question_text(function: Function, arguments: Sequence[Value]) -> str:
+    """A call as the trace tells it: `key_exists('friends', 'example.org')`."""
+    told = [f"'{argument}'" if type(argument) is str else text(argument) for argument in arguments]
+    return f"{function.name}({', '.join(told)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +324,9 @@ def _either(condition: Run, yes: Run, no: Run) -> Run:
 def _ask(node: Ask) -> Run:
     operands = tuple(map(compiled, node.arguments))
     site, function = node.site, node.function
+    ask = function.ask
+    if ask is None:
+        raise TypeError(f"{function.name} asks nobody")
 
     def run(frame: Frame) -> Result:
         values: list[Value] = []
@@ -325,8 +340,21 @@ def _ask(node: Ask) -> Run:
         if unknown is not None:
             return unknown
         answer = frame.answers.get(site)
-        if answer is None:
-            raise Waiting(site, function, tuple(values))
-        return answer
+        if answer is not None:
+            return answer
+        if frame.scope is None:
+            raise TypeError(f"{function.name} needs a scope to ask in")
+        # Most answers are there at once: the call is started by hand, and only one
+        # that really waits costs an exception and a second evaluation.
+        asking = ask(frame.scope.outside, tuple(values))
+        question = question_text(function, values)
+        try:
+            waits_for = asking.send(None)
+        except StopIteration as done:
+            answered: Result = done.value
+            frame.answers[site] = answered
+            frame.asked.append((question, answered))
+            return answered
+        raise Waiting(site, question, asking, waits_for)
 
     return run

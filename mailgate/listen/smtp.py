@@ -240,7 +240,7 @@ class SmtpShell(TwistedProtocol):
             if isinstance(event, Pending):
                 break
             step = driver.take(event)
-            if isinstance(step, Deferred):
+            if not isinstance(step, Step):
                 self._flush(out)
                 self._wait(step)
                 return

@@ -116,4 +116,4 @@ QUEUE_FULL = reply(452, "4.3.1", "Mail system full, try again later.")
 
 def queued(queue_id: str) -> Reply:
     """The final 250: sent only after the message is on disk for good."""
-    return reply(250, "2.0.0", f"Message queued with id {queue_id}.")
+    return Reply(250, "2.0.0", (f"Message queued with id {queue_id}.",))

@@ -62,8 +62,6 @@ class Session:
     extended: bool = False
     """The client said EHLO or LHLO, not HELO."""
     identity: Identity | None = None
-    messages: int = 0
-    """Messages accepted so far."""
     auth_errors: int = 0
     rcpt_errors: int = 0
 

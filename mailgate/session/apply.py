@@ -34,11 +34,14 @@ def with_recipient(
             members = change.members
     notify = NOTIFY_DEFAULT if parameters.notify is None else parameters.notify
     if members is None:
-        return replace(
-            transaction,
-            recipients=(*transaction.recipients, Recipient(path, notify, parameters.orcpt)),
-            recipient_keys=transaction.recipient_keys | {path.key},
-            replies_due=transaction.replies_due + 1,
+        return Transaction(
+            transaction.trace_id,
+            transaction.reverse_path,
+            transaction.parameters,
+            (*transaction.recipients, Recipient(path, notify, parameters.orcpt)),
+            transaction.recipient_keys | {path.key},
+            transaction.replies_due + 1,
+            transaction.hold_seconds,
         )
     recipients = list(transaction.recipients)
     keys = set(transaction.recipient_keys)

@@ -297,6 +297,8 @@ class DataContext(TransactionContext):
     """DATA or BDAT, before the message; `chunking` for BDAT."""
 
     limits: TransactionParameters | None
+    messages: int
+    """Messages this session has sent so far: accepted, or discarded."""
     chunking: bool = False
     chunks_before: bool = False
     """BDAT has been used in this transaction."""

@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from mailgate.decisions.entry import Kind, Trail
 from mailgate.lookup.directory import Denied
 from mailgate.mail import replies
+from mailgate.mail.envelope import NO_MAIL_PARAMETERS
 from mailgate.mail.header import Header
 from mailgate.mail.path import Path
 from mailgate.mail.reply import Reply
@@ -119,7 +120,7 @@ class Driver:
         self.accepting = False
         """A message is being committed: its outcome must be awaited."""
         self._trail = Trail(session.id, self._now_ms())
-        self._began_ns = 0
+        self._messages = 0
         self._transaction: Transaction | None = None
         self._limits: TransactionParameters | None = None
         self._tx_trail: Trail | None = None
@@ -454,7 +455,8 @@ class Driver:
             parameters,
             hold_seconds,
         )
-        verdict = await self._judge(mail.POLICIES, context)
+        policies = mail.PLAIN_POLICIES if parameters is NO_MAIL_PARAMETERS else mail.POLICIES
+        verdict = await self._judge(policies, context)
         if not isinstance(verdict, Proceed):
             return self._refuse(verdict, "mail", trail, event.path.text or "<>")
         path = event.path
@@ -528,6 +530,7 @@ class Driver:
             Stage.DATA,
             self._transaction,
             self._limits,
+            self._messages,
             chunking,
             self._chunks,
         )
@@ -618,6 +621,7 @@ class Driver:
             Stage.DATA,
             transaction,
             self._limits,
+            self._messages,
             self._chunks,
             self._chunks,
             self._queue_id,
@@ -650,7 +654,7 @@ class Driver:
         assert transaction is not None
         if isinstance(outcome, Reply):
             reply, reason, close = outcome, "queued", False
-            self.session = replace(self.session, messages=self.session.messages + 1)
+            self._messages += 1
         else:
             reply, reason = outcome.reply or replies.OK, outcome.reason.value
             close = isinstance(outcome, Refuse) and outcome.close
@@ -658,7 +662,7 @@ class Driver:
                 self._queue_id = 0
                 self._log_refusal("data", reply, reason, outcome.detail, transaction.trace_id)
             else:
-                self.session = replace(self.session, messages=self.session.messages + 1)
+                self._messages += 1
         times = transaction.replies_due if self.session.is_lmtp else 1
         octets = self._core.reply(*(reply,) * times, trace_id=transaction.trace_id)
         self._record(Kind.TRANSACTION, trail, (reply,), reason, size_octets)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from mailgate.expr.outside import Outside
@@ -24,7 +24,7 @@ class Function:
     returns: Type
     doc: str
     apply: Callable[..., Value] | None = None
-    ask: Callable[[Outside, tuple[Value, ...]], Awaitable[Result]] | None = None
+    ask: Callable[[Outside, tuple[Value, ...]], Coroutine[object, None, Result]] | None = None
     maps: bool = False
     """`apply` is given one element at a time when the first argument is an array."""
     names: str = ""

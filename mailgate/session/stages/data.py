@@ -40,8 +40,8 @@ async def messages_are_left(context: DataContext) -> Verdict:
     limit = await context.rules.data.limits.messages.value(context)
     if isinstance(limit, Unknown):
         return unanswered(limit, "session.data.limits.messages")
-    if context.session.messages >= limit:
-        detail = f"{context.session.messages} messages, at most {limit}"
+    if context.messages >= limit:
+        detail = f"{context.messages} messages, at most {limit}"
         return Refuse(replies.TOO_MANY_MESSAGES, Reason.TOO_MANY_MESSAGES, detail=detail)
     return PROCEED
 

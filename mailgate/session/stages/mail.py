@@ -152,13 +152,18 @@ async def dsn_is_offered(context: MailContext) -> Verdict:
     return PROCEED if offered else NOT_OFFERED
 
 
-POLICIES: tuple[Policy[MailContext], ...] = (
+PLAIN_POLICIES: tuple[Policy[MailContext], ...] = (
     helo_was_said,
     mail_is_first,
     identity_suffices,
     sender_is_allowed,
     address_is_rewritten,
     sender_is_own,
+)
+"""What every MAIL passes; all there is to decide where it has no parameters."""
+
+POLICIES: tuple[Policy[MailContext], ...] = (
+    *PLAIN_POLICIES,
     tls_requirement_is_offered,
     deadline_is_in_range,
     priority_is_in_range,
