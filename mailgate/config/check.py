@@ -106,7 +106,8 @@ class _Check:
                 self._resolve(path, category, name)
 
     def _resolve(self, path: Path, category: str, name: str) -> None:
-        if category == "directory" and name in ("", "*"):
+        # The default directory, and the default store.
+        if name == "" and category in ("directory", "store") or (category, name) == ("directory", "*"):
             return
         defined = self._defined(category)
         if name not in defined:

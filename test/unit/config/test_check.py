@@ -360,3 +360,13 @@ def test_lists_are_tried(tmp_path):
 def test_two_lists_have_two_names():
     told = refusal('[lookup]\nx = ["a"]\n[store.x]\ntype = "memory"\n')
     assert told == "t.toml:3: store.x: lookup.x has this name already; rename one of them"
+
+
+@pytest.mark.spec("IN-078")
+def test_a_list_that_is_named_in_full_has_to_be_there():
+    told = refusal("[session.mail]\nis-allowed = \"key_exists('sx', 'y')\"\n")
+    assert told.startswith('t.toml:8: session.mail.is-allowed: no list "sx"; ')
+
+
+def test_the_default_store_needs_no_name():
+    assert settings("[session.mail]\nis-allowed = \"!key_exists('', 'y')\"\n")
