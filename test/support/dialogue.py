@@ -9,6 +9,8 @@ listener submission      the listener's id (`smtp`); `lmtp` speaks LMTP
 peer 127.0.0.9           where the client comes from (127.0.0.1)
 drop session.ehlo        the baseline's key or table is left out
 replay whole             not octet by octet as well
+unknown x.test SERVFAIL  DNS has no answer for this name; every other name does not exist
+store fails              the queue cannot be written; `store full`: it has no room
 
 Every other line of the head is TOML that changes the configuration. Body:
 
@@ -31,22 +33,29 @@ recipients a@b.c d@e.f   of the message queued last, in the queue's order
 stored text              the octets of the message queued last, as received, escapes as above
 octets text              the octets of the message queued last as they will leave
 holds text               the octets of the message queued last, with what was put above them, contain this
+message priority 3       what the queue keeps beside the octets of the message queued last
+row orcpt a@b.c          the same of its first recipient
+queues local remote      of its recipients, in the queue's order; `expire 1h 2d`: the ages at which they expire
+due 10s                  the first recipient is due so long after it was accepted
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from enum import Enum, Flag
 from pathlib import Path
 from typing import Protocol
 
 from support.baseline import baseline
 
+from mailgate.queue.item import NewMessage
+
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(.))")
 _SIMPLE = {"r": b"\r", "n": b"\n", "t": b"\t", "\\": b"\\"}
 _TRACE_ID = re.compile(r" \[([0-9a-z]{12})\]$")
-_LENGTH = re.compile(r"(\d+)(ms|s|m|h)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LENGTH = re.compile(r"(\d+)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 # The waits of the baselines (`errors.wait`) pass by themselves.
 _PATIENCE_SECONDS = 0.05
@@ -60,6 +69,7 @@ class Stored(Protocol):
     recipients: list[str]
     content: bytes
     octets: bytes
+    message: NewMessage
 
 
 class Connection(Protocol):
@@ -102,6 +112,19 @@ def octets_of(text: str) -> bytes:
     return out + text[end:].encode()
 
 
+def _said(value: object) -> str:
+    """A value of the queue as a dialogue writes it."""
+    if isinstance(value, Flag):
+        return "+".join(str(flag.name) for flag in value)
+    return str(value.value) if isinstance(value, Enum) else str(value)
+
+
+def _seconds(text: str) -> float:
+    match = _LENGTH.fullmatch(text)
+    assert match, f"no time such as 600ms: {text}"
+    return int(match[1]) * _SECONDS[match[2]]
+
+
 @dataclass
 class Dialogue:
     """One file, read."""
@@ -113,6 +136,8 @@ class Dialogue:
     peer: str = "127.0.0.1"
     replays: tuple[str, ...] = ("whole", "bytewise")
     drop: tuple[str, ...] = ()
+    unknown: tuple[tuple[str, str], ...] = ()
+    store: str = ""
     changes: str = ""
     body: list[tuple[int, str]] = field(default_factory=list)
 
@@ -148,6 +173,11 @@ def read(path: Path) -> Dialogue:
             dialogue.drop += tuple(rest.split())
         elif word == "replay":
             dialogue.replays = tuple(rest.split())
+        elif word == "unknown":
+            name, _, reason = rest.partition(" ")
+            dialogue.unknown += ((name, reason or "SERVFAIL"),)
+        elif word == "store":
+            dialogue.store = rest.strip()
         else:
             changes.append(line)
     dialogue.changes = "\n".join(changes)
@@ -215,9 +245,7 @@ class Player:
             left = self._pending()
             assert not left, f"the server said {left!r}"
         elif mark == "wait":
-            match = _LENGTH.fullmatch(rest)
-            assert match, "wait 600ms"
-            self._connection.advance(int(match[1]) * _SECONDS[match[2]])
+            self._connection.advance(_seconds(rest))
         elif mark == "closed":
             assert self._connection.closed, "the connection is open"
         elif mark == "open":
@@ -244,6 +272,19 @@ class Player:
             assert last.octets == octets_of(rest), last.octets
         elif mark == "holds":
             assert octets_of(rest) in last.octets, last.octets
+        elif mark in ("message", "row"):
+            name, _, wanted = rest.partition(" ")
+            value = getattr(last.message if mark == "message" else last.message.recipients[0], name)
+            assert _said(value) == wanted, value
+        elif mark == "queues":
+            assert [one.queue for one in last.message.recipients] == rest.split()
+        elif mark == "expire":
+            ages_ms = [one.expiry.value for one in last.message.recipients]
+            assert ages_ms == [_seconds(age) * 1000 for age in rest.split()], ages_ms
+        elif mark == "due":
+            due_ms = last.message.recipients[0].retry_due_ms
+            assert due_ms is not None
+            assert due_ms - last.message.created_ms == _seconds(rest) * 1000, due_ms
         else:
             raise AssertionError(f"no such mark: {mark}")
 

@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 from support.dialogue import Player, octets_of, read
 from support.listener import ListenerInMemory
+from support.zone import Zone
+
+from mailgate.queue.store import StoreFailed, StoreFull
 
 DIALOGUES = sorted((Path(__file__).parent / "dialogues").glob("*.txt"))
 
@@ -18,7 +21,12 @@ def plays():
 @pytest.mark.parametrize(("path", "bytewise"), list(plays()))
 def test_dialogue(path, bytewise):
     dialogue = read(path)
-    connection = ListenerInMemory(dialogue.config).connect(dialogue.listener, dialogue.peer)
+    zone = Zone()
+    for name, reason in dialogue.unknown:
+        zone.fail(name, reason=reason)
+    listener = ListenerInMemory(dialogue.config, zone)
+    listener.store.fail_with = {"fails": StoreFailed("disk"), "full": StoreFull("no room")}.get(dialogue.store)
+    connection = listener.connect(dialogue.listener, dialogue.peer)
     assert connection is not None
     Player(connection, bytewise).play(dialogue)
 
