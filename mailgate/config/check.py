@@ -107,7 +107,7 @@ class _Check:
 
     def _resolve(self, path: Path, category: str, name: str) -> None:
         # The default directory, and the default store.
-        if name == "" and category in ("directory", "store") or (category, name) == ("directory", "*"):
+        if (name == "" and category in ("directory", "store")) or (category, name) == ("directory", "*"):
             return
         defined = self._defined(category)
         if name not in defined:
