@@ -57,6 +57,9 @@ def config(arguments: argparse.Namespace, hop: int) -> str:
     [decisions]
     path = "{folder}/decisions"
 
+    [management]
+    socket = "{folder}/control.sock"
+
     # What a load generator does and a mail server does not.
     [session]
     transfer-limit = 100000000000

@@ -8,6 +8,7 @@ import socket
 from mailgate.config.key import Derived, Effective
 
 DEFAULT_QUEUE = "/var/spool/mailgate/queue.sqlite"
+DEFAULT_CONTROL = "/run/mailgate/control.sock"
 
 
 def _system_hostname(_: Effective) -> object:

@@ -94,6 +94,9 @@ class Gateway:
 
             [decisions]
             path = "{directory}/decisions"
+
+            [management]
+            socket = "{directory}/control.sock"
             """
         )
         if authority is not None:

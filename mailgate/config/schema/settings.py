@@ -9,6 +9,7 @@ from mailgate.config.key import entries, table, tables, variants
 from mailgate.config.schema.certificate import CertificateSettings
 from mailgate.config.schema.decisions import DecisionsSettings
 from mailgate.config.schema.directory import DirectorySettings, MemoryDirectorySettings
+from mailgate.config.schema.management import ManagementSettings
 from mailgate.config.schema.names import ID
 from mailgate.config.schema.queue import QueueSettings
 from mailgate.config.schema.report import ReportSettings
@@ -50,6 +51,7 @@ class Settings:
     resolver: ResolverSettings = table(ResolverSettings)
     report: ReportSettings = table(ReportSettings)
     decisions: DecisionsSettings = table(DecisionsSettings)
+    management: ManagementSettings = table(ManagementSettings)
 
     @property
     def queue_file(self) -> str:

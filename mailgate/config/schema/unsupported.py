@@ -55,7 +55,7 @@ UNSUPPORTED = (
     *_keys((), "asn.expires", "asn.timeout", "asn.max-size", "asn.separator"),
     *_keys((), "asn.urls.asn", "asn.urls.geo", "asn.zone.ipv4", "asn.zone.ipv6"),
     *_keys((), "asn.index.asn", "asn.index.asn-name", "asn.index.country"),
-    *_keys((), "management.socket", "management.http.**"),
+    *_keys((), "management.http.**"),
     *_keys((), "metrics.**", "tracer.**", "tracing.**", "webhook.**", "cache.**"),
     # Filters and scripts.
     *_keys(

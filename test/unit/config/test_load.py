@@ -441,7 +441,7 @@ def test_a_key_without_effect_is_warned_of():
         ("[server]\nblocked-ip = ['127.0.0.9']\n", "server.blocked-ip"),
         ("[server.proxy]\ntrusted-networks = '127.0.0.0/8'\n", "server.proxy.trusted-networks"),
         ("[server.auto-ban.auth]\nrate = '2/1d'\n", "server.auto-ban.auth.rate"),
-        ("[management]\nsocket = '/s'\n", "management.socket"),
+        ("[management.http]\nbind = '127.0.0.1:80'\n", "management.http"),
         ("[tracer.log]\ntype = 'log'\n", "tracer"),
         ("workers = 2\n", "workers"),
         ("[storage]\nlookup = 'redis'\n", "storage.lookup"),
