@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mailgate.config.kind import Step
@@ -47,12 +47,16 @@ class ConfigWarning:
 
 
 class ConfigErrors(Exception):
-    """A configuration that is refused, with everything that is wrong with it in the order of the file."""
+    """A configuration that is refused, with everything that is wrong with it in the order of the files."""
 
-    def __init__(self, errors: Iterable[ConfigError]) -> None:
+    def __init__(self, errors: Iterable[ConfigError], files: Sequence[str] = ()) -> None:
+        """`files` are those of the configuration, in their order."""
         # A fault of a value that several tables inherit is still one fault.
         unique = dict.fromkeys(errors)
-        self.errors: tuple[ConfigError, ...] = tuple(sorted(unique, key=lambda error: (error.file, error.line)))
+        order = {file: number for number, file in enumerate(files)}
+        self.errors: tuple[ConfigError, ...] = tuple(
+            sorted(unique, key=lambda error: (order.get(error.file, -1), error.file, error.line))
+        )
         super().__init__(self.errors)
 
     def report(self) -> str:

@@ -1,30 +1,30 @@
-"""Load a configuration file: all of it, or all that is wrong with it.
+"""Load a configuration: all of it, or all that is wrong with it.
 
-TOML text -> tree (`tomllib`) and places -> macros -> settings by the schema ->
-checks between keys. A configuration with any error never loads. Relative paths
-in it are relative to the working directory of the process.
+Texts -> one tree (`sources.py`) -> macros -> settings by the schema -> checks
+between keys. A configuration with any error never loads. Relative paths in it
+are relative to the working directory of the process.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from mailgate.config.check import check
 from mailgate.config.effective import Effective
 from mailgate.config.error import ConfigError, ConfigErrors, ConfigWarning
 from mailgate.config.macro import Macros, find
-from mailgate.config.place import places
+from mailgate.config.place import Path
 from mailgate.config.reader import Findings, Reader
 from mailgate.config.schema.server import FOREIGN_PROTOCOLS
 from mailgate.config.schema.settings import Settings
 from mailgate.config.schema.storage import STANDARD_LISTS, LookupSettings
-from mailgate.config.toml_fault import toml_fault
+from mailgate.config.sources import Source, Written, merged, written
 
-_LARGEST_FILE = 64 * 1024 * 1024
+# What is shorter stands in too many texts by chance.
+_SHORTEST_SECRET = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,14 @@ class Loaded:
 
     settings: Settings
     warnings: tuple[ConfigWarning, ...]
+    files: tuple[str, ...]
+    """The files it was made of, the main one first."""
+    secrets: frozenset[str] = field(repr=False)
+    """What `%{env:...}%` and `%{file:...}%` inserted, where it has at least five characters: never to be shown."""
+    written: Written = field(repr=False)
+    """What the files say, macros not expanded."""
+    secret_paths: frozenset[Path] = field(repr=False)
+    """The values that hold inserted text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,7 @@ class CheckResult:
 
 
 def check_file(path: str, environ: Mapping[str, str] | None = None) -> CheckResult:
-    """Check a configuration file without using it; raises nothing for what is wrong with it."""
+    """Check a configuration without using it; raises nothing for what is wrong with it."""
     try:
         return CheckResult((), load(path, environ).warnings)
     except ConfigErrors as wrong:
@@ -52,45 +60,55 @@ def check_file(path: str, environ: Mapping[str, str] | None = None) -> CheckResu
 
 
 def load(path: str, environ: Mapping[str, str] | None = None) -> Loaded:
-    """Read, check and complete a configuration file.
+    """Read, check and complete a configuration: the file, and `conf.d/*.toml` beside it.
 
-    Raises `ConfigErrors` with everything that is wrong; the file not being
+    Raises `ConfigErrors` with everything that is wrong; a file not being
     readable is one such error. `environ` is what `%{env:NAME}%` sees.
     """
-    try:
-        with open(path, "rb") as file:
-            octets = file.read(_LARGEST_FILE + 1)
-    except OSError as wrong:
-        raise ConfigErrors([ConfigError(path, 1, "", f"cannot be read: {(wrong.strerror or str(wrong)).lower()}")])
-    if len(octets) > _LARGEST_FILE:
-        raise ConfigErrors([ConfigError(path, 1, "", "larger than 64 MiB, no configuration")])
-    try:
-        text = octets.decode()
-    except UnicodeDecodeError as wrong:
-        line = octets.count(b"\n", 0, wrong.start) + 1
-        raise ConfigErrors([ConfigError(path, line, "", "not UTF-8 text", "save the file as UTF-8")])
-    return load_text(text, path, environ)
+    return _loaded(written(path), environ)
 
 
 def load_text(text: str, file: str = "mailgate.toml", environ: Mapping[str, str] | None = None) -> Loaded:
-    """As `load`, for the text of a file; `file` is what errors call it."""
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    try:
-        tree: dict[str, object] = tomllib.loads(text)
-    except (ValueError, RecursionError) as wrong:
-        raise ConfigErrors([toml_fault(text, file, wrong)])
-    findings = Findings(file, places(text))
-    macros = Macros(tree, os.environ if environ is None else environ, findings.error)
+    """As `load`, for the text of one file; `file` is what errors call it."""
+    return load_texts([Source(file, text)], environ)
+
+
+def load_texts(sources: Iterable[Source], environ: Mapping[str, str] | None = None) -> Loaded:
+    """As `load`, for the texts of the files, the main one first."""
+    return _loaded(merged(sources), environ)
+
+
+def _loaded(found: Written, environ: Mapping[str, str] | None) -> Loaded:
+    if not found.is_complete and not found.tree:
+        raise ConfigErrors(found.errors, found.files)
+    findings = Findings(found.origins, list(found.errors))
+    macros = Macros(found.tree, os.environ if environ is None else environ, findings.error)
     macros.effective = Effective(Settings, macros.configured)
     expanded = macros.expanded()
-    effective = Effective(Settings, lambda key: found[1] if (found := find(expanded, key)) is not None else None)
-    reader = Reader(Settings, expanded, macros, effective, findings)
+    effective = Effective(Settings, lambda key: at[1] if (at := find(expanded, key)) is not None else None)
+    reader = Reader(Settings, expanded, macros, effective, findings, found.is_complete)
     settings = reader.settings()
-    check(reader, expanded, findings)
+    if found.is_complete:
+        # What a name leads to may stand in a file that could not be read.
+        check(reader, expanded, findings)
     if findings.errors or not isinstance(settings, Settings):
-        raise ConfigErrors(findings.errors)
-    warnings = sorted(dict.fromkeys(findings.warnings), key=lambda warning: warning.line)
-    return Loaded(_completed(settings), tuple(warnings))
+        raise ConfigErrors(findings.errors, found.files)
+    order = {file: number for number, file in enumerate(found.files)}
+    warnings = sorted(dict.fromkeys(findings.warnings), key=lambda warning: (order[warning.file], warning.line))
+    return Loaded(
+        _completed(settings),
+        tuple(warnings),
+        found.files,
+        _secrets(macros.inserted),
+        found,
+        frozenset(macros.secrets),
+    )
+
+
+def _secrets(inserted: Iterable[str]) -> frozenset[str]:
+    """The inserted values worth hiding; one from a file also without its last line end."""
+    each = {form for value in inserted for form in (value, value.strip())}
+    return frozenset(value for value in each if len(value) >= _SHORTEST_SECRET)
 
 
 def _completed(settings: Settings) -> Settings:

@@ -23,7 +23,7 @@ _LARGEST_FILE = 16 * 1024 * 1024
 
 
 class Macros:
-    """The expansion of one file's macros; `secrets` are the paths of values that hold inserted text."""
+    """The expansion of one configuration's macros; `secrets` are the paths of values that hold inserted text."""
 
     def __init__(
         self,
@@ -40,6 +40,8 @@ class Macros:
         self._open: list[Path] = []
         self._done: dict[Path, str] = {}
         self.secrets: set[Path] = set()
+        self.inserted: set[str] = set()
+        """What variables and files gave."""
         self.failed: set[Path] = set()
         """Where a macro could not be expanded; this has been reported."""
 
@@ -83,7 +85,9 @@ class Macros:
             rest = 0
             for match in _ENV_OR_FILE.finditer(value):
                 parts.append(self._configured(value[rest : match.start()], path))
-                parts.append(self._inserted(match[1], match[2]))
+                inserted = self._inserted(match[1], match[2])
+                self.inserted.add(inserted)
+                parts.append(inserted)
                 self.secrets.add(path)
                 rest = match.end()
             parts.append(self._configured(value[rest:], path))

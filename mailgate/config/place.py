@@ -11,6 +11,7 @@ import re
 import tomllib
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mailgate.config.kind import Step
 
@@ -45,6 +46,8 @@ class Places:
     """The key or table that was begun last."""
     last_end: int | None = 0
     """The line it ended in; None where the scan stopped inside it."""
+    table_lists: set[Path] = field(default_factory=set)
+    """Arrays of tables written with `[[...]]`."""
 
     def line(self, path: Path) -> int:
         """The line of a path, or of the nearest thing around it that has one; 1 where nothing has."""
@@ -54,6 +57,41 @@ class Places:
                 return found
             path = path[:-1]
         return 1
+
+
+class Place(NamedTuple):
+    """A line of a file, as errors and decisions name it."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class Origins:
+    """Where everything in a configuration of several files stands."""
+
+    def __init__(self, file: str) -> None:
+        """`file` is named for what stands nowhere."""
+        self._file = file
+        self._places: dict[Path, Place] = {}
+        self.table_lists: set[Path] = set()
+        """Arrays of tables written with `[[...]]`."""
+
+    def add(self, path: Path, file: str, line: int) -> None:
+        """Say where a path stands; what was said first counts."""
+        if path not in self._places:
+            self._places[path] = Place(file, line)
+
+    def place(self, path: Path) -> Place:
+        """The place of a path, or of the nearest thing around it that has one; else line 1 of the main file."""
+        while path:
+            found = self._places.get(path)
+            if found is not None:
+                return found
+            path = path[:-1]
+        return Place(self._file, 1)
 
 
 class _Stop(Exception):
@@ -126,6 +164,7 @@ class _Scanner:
             self.places.lines.setdefault(path, line)
             number = self._elements.get(path, -1) + 1
             self._elements[path] = number
+            self.places.table_lists.add(path)
             path = (*path, number)
         elif path in self._given or path in self._elements:
             self.places.repeated.append((path, self.places.line(path), line))

@@ -28,7 +28,7 @@ from mailgate.config.key import (
 )
 from mailgate.config.kind import Quoted, Step, Unfit
 from mailgate.config.macro import Macros
-from mailgate.config.place import Path, Places
+from mailgate.config.place import Origins, Path
 from mailgate.config.schema.older import OLDER
 from mailgate.config.schema.pattern import Fit, Pattern
 from mailgate.config.schema.unsupported import REFUSAL, UNSUPPORTED, WITHOUT_EFFECT
@@ -51,21 +51,21 @@ class _Unread(Exception):
 
 @dataclass(slots=True)
 class Findings:
-    """What is wrong or odd in one file."""
+    """What is wrong or odd in one configuration."""
 
-    file: str
-    places: Places
+    origins: Origins
     errors: list[ConfigError] = field(default_factory=list)
     warnings: list[ConfigWarning] = field(default_factory=list)
 
     def error(self, path: Path, problem: str, advice: str = "", at: tuple[Step, ...] = ()) -> None:
         """Report a fault of the key at `path`; `at` leads on to the part of its value that is wrong."""
-        line = self.places.line((*path, *at))
-        self.errors.append(ConfigError(self.file, line, dotted(path), problem, advice))
+        place = self.origins.place((*path, *at))
+        self.errors.append(ConfigError(place.file, place.line, dotted(path), problem, advice))
 
     def warning(self, path: Path, text: str) -> None:
         """Report what is probably not meant."""
-        self.warnings.append(ConfigWarning(self.file, self.places.line(path), dotted(path), text))
+        place = self.origins.place(path)
+        self.warnings.append(ConfigWarning(place.file, place.line, dotted(path), text))
 
 
 class Reader:
@@ -78,7 +78,10 @@ class Reader:
         macros: Macros,
         effective: Effective,
         findings: Findings,
+        is_complete: bool = True,
     ) -> None:
+        """With `is_complete` false a key that is missing is not reported: it may be in what is left out."""
+        self._is_complete = is_complete
         self._schema = schema
         self._tree = tree
         self._findings = findings
@@ -128,8 +131,9 @@ class Reader:
         given = [spelling for spelling in entry.spellings if spelling in raw]
         here = (*path, given[0] if given else entry.name)
         if len(given) > 1:
-            line = self._findings.places.line(here)
-            self._findings.error((*path, given[1]), f"means the same as {dotted(here)}", f"keep one, see line {line}")
+            first, second = self._findings.origins.place(here), self._findings.origins.place((*path, given[1]))
+            seen = f"line {first.line}" if first.file == second.file else str(first)
+            self._findings.error((*path, given[1]), f"means the same as {dotted(here)}", f"keep one, see {seen}")
             raise _Unread
         if here in self._refused:
             raise _Unread
@@ -205,7 +209,7 @@ class Reader:
         words = ", ".join(f'"{word}"' for word in variants)
         word = raw.get("type")
         if word is None:
-            self._wrong((*path, "type"), "the key is missing", f"write one of {words}")
+            self._missing((*path, "type"), f"write one of {words}")
             raise _Unread
         wanted = word.strip().lower() if isinstance(word, str) else ""
         if wanted in variants:
@@ -253,7 +257,7 @@ class Reader:
         if default is Absent.UNSET:
             return None
         if default is Absent.REQUIRED:
-            self._wrong(path, "the key is missing", f"write {path[-1]} = ... ({declaration.kind.name})")
+            self._missing(path, f"write {path[-1]} = ... ({declaration.kind.name})")
             raise _Unread
         try:
             return declaration.kind.read(Quoted(default))
@@ -275,7 +279,7 @@ class Reader:
             raise _Unread
         raw, place = declaration.default, "built-in"
         if value is not None:
-            raw, place = value, f"{self._findings.file}:{self._findings.places.line(path)}"
+            raw, place = value, str(self._findings.origins.place(path))
         try:
             compiled = declaration.compiled(raw, dotted(path), place, self._environment)
         except ExpressionErrors as wrong:
@@ -295,6 +299,10 @@ class Reader:
 
     def _wrong(self, path: Path, problem: str, advice: str = "", at: tuple[Step, ...] = ()) -> None:
         self._findings.error(path, problem, advice, at)
+
+    def _missing(self, path: Path, advice: str) -> None:
+        if self._is_complete:
+            self._wrong(path, "the key is missing", advice)
 
     # --- keys that are not declared
 

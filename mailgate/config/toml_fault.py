@@ -47,7 +47,8 @@ def toml_fault(text: str, file: str, wrong: Exception) -> ConfigError:
     key = dotted(found.last) if found.last_end in (None, line) else ""
     if problem.startswith("Exceeds the limit"):
         return ConfigError(file, line, key, "a number has too many digits", "19 are the most")
-    at = line - 1 if line > 1 and not lines[line - 1].strip() and not place else line
+    at_end = not (place and place[1]) and not lines[line - 1].strip()
+    at = line - 1 if line > 1 and at_end else line
     return ConfigError(file, at, key, f"not TOML: {shown}", _advice(lines[line - 1], column, problem))
 
 

@@ -31,8 +31,11 @@ def _maildir(value: Quoted) -> MaildirTemplate:
             known = ", ".join(f"%{{{known}}}" for known in PLACEHOLDERS)
             raise Unfit(f"%{{{name}}} is no placeholder", f"known are {known}")
     rest = _PLACEHOLDER.sub("", text)
-    if "%{" in rest:
+    if "{" in rest or "}" in rest:
         raise Unfit(f"{value.text} has a placeholder that does not end", "write %{user}")
+    # A placeholder with a slip in it would become the name of a folder that everybody shares.
+    if stray := next((c for c in rest if c in "%{}"), None):
+        raise Unfit(f"{value.text} has a {stray} that is part of no placeholder", "write %{user}")
     if rest == text:
         raise Unfit(f"{value.text} has no placeholder", "write for example /srv/mail/%{domain}/%{user}/Maildir")
     if ".." in text.split("/"):
