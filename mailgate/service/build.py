@@ -11,8 +11,8 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -38,7 +38,6 @@ from mailgate.dns.backend import DnsOptions, DnsResolver, Server, system_servers
 from mailgate.dns.cache import CachingResolver
 from mailgate.dns.question import dns_query
 from mailgate.dns.resolver import Resolver
-from mailgate.expr.choice import Choice
 from mailgate.listen.factory import ESMTPFactory, ListenerFactory, LMTPFactory
 from mailgate.lookup.configured import directories, lists
 from mailgate.lookup.outside import Answers
@@ -51,6 +50,7 @@ from mailgate.queue.store import QueueStore
 from mailgate.reports.submit import DsnRules, Notifier
 from mailgate.session.accept import Acceptance
 from mailgate.session.ports import Ports
+from mailgate.session.prepared import prepare, specialised
 from mailgate.session.site import Site
 
 _log = Logger(namespace="mailgate.service")
@@ -68,24 +68,6 @@ class Shared:
     ring: Ring | None
     clock: IReactorTime
     wall: Callable[[], float]
-
-
-def specialised(settings: T, known: dict[str, str]) -> T:
-    """The settings with every rule that depends on nothing but `known` variables worked out once.
-
-    A listener's id and protocol never change: most defaults (`listener =
-    'smtp'`) are constants of their listener, and cost nothing in a session.
-    """
-    changed: dict[str, object] = {}
-    if not is_dataclass(settings) or isinstance(settings, type):
-        return settings
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, Choice):
-            changed[field.name] = value.specialise(known)
-        elif is_dataclass(value) and not isinstance(value, type):
-            changed[field.name] = specialised(value, known)
-    return replace(settings, **changed)
 
 
 def resolver(settings: Settings, reactor: PosixReactorBase) -> Resolver:
@@ -124,6 +106,8 @@ def factories(settings: Settings, shared: Shared) -> tuple[ListenerFactory, ...]
             listener_id=name,
             listener=listener,
             rules=specialised(settings.session, {"listener": name, "protocol": listener.protocol}),
+            in_clear=prepare(settings.session, name, listener.protocol, is_tls=False),
+            in_tls=prepare(settings.session, name, listener.protocol, is_tls=True),
             ports=shared.ports,
             store=shared.store,
             acceptance=shared.acceptance,
@@ -158,8 +142,8 @@ class Program:
     factories: tuple[ListenerFactory, ...]
 
 
-def build(settings: Settings, reactor: PosixReactorBase) -> Program:
-    """Wire up a program: nothing is opened, nothing started."""
+def build(settings: Settings, reactor: PosixReactorBase, secrets: Collection[str] = ()) -> Program:
+    """Wire up a program: nothing is opened, nothing started. `secrets` are kept out of the record of decisions."""
 
     def run_blocking(work: Callable[..., T], *arguments: object) -> Deferred[T]:
         return deferToThreadPool(reactor, reactor.getThreadPool(), work, *arguments)
@@ -217,7 +201,7 @@ def build(settings: Settings, reactor: PosixReactorBase) -> Program:
     queue = settings.queue
     pace = Pace(queue.poll.total_seconds(), queue.lease.total_seconds(), queue.sweep.total_seconds())
     wake = Wake(around, generation, reactor, pace)
-    ring = _ring(settings)
+    ring = _ring(settings, secrets)
     shared = Shared(
         ports=Ports(outside, found_directories, addresses),
         store=store,
@@ -233,12 +217,12 @@ def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _ring(settings: Settings) -> Ring | None:
+def _ring(settings: Settings, secrets: Collection[str]) -> Ring | None:
     """The record of decisions, unless it is switched off."""
     kept = settings.decisions
     if not kept.enable:
         return None
-    return Ring(kept.path, size_octets=kept.max_size, age=kept.max_age, on_failure=_ring_failed)
+    return Ring(kept.path, size_octets=kept.max_size, age=kept.max_age, secrets=secrets, on_failure=_ring_failed)
 
 
 def _ring_failed(failure: OSError) -> None:

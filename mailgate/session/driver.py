@@ -52,6 +52,7 @@ from mailgate.session.parameters import (
     connection_parameters,
     transaction_parameters,
 )
+from mailgate.session.prepared import Prepared
 from mailgate.session.site import Site
 from mailgate.session.stages import auth, connect, data, ehlo, mail, rcpt, vrfy
 from mailgate.session.trace_id import new_trace_id
@@ -119,6 +120,9 @@ class Driver:
         """Known once `open` has answered with a greeting."""
         self.accepting = False
         """A message is being committed: its outcome must be awaited."""
+        self._prepared: Prepared | None = site.in_clear
+        """None once the client has logged in."""
+        self._rules = site.in_clear.rules
         self._trail = Trail(session.id, self._now_ms())
         self._messages = 0
         self._transaction: Transaction | None = None
@@ -132,24 +136,6 @@ class Driver:
         self._chunk_refusal: Reply | None = None
         """Why the present BDAT chunk is thrown away."""
         self._chunks_failed = False
-        self._takers: dict[type[object], Callable[..., Coroutine[Deferred[object], None, Step]]] = {
-            Ehlo: self._ehlo,
-            StartTls: self._start_tls,
-            Auth: self._auth,
-            AuthResponse: self._auth_response,
-            Mail: self._mail,
-            Rcpt: self._rcpt,
-            Data: self._data,
-            DataEnd: self._data_end,
-            ChunkEnd: self._chunk_end,
-            Rset: self._rset,
-            Noop: self._noop,
-            Help: self._help,
-            Vrfy: self._vrfy,
-            Expn: self._expn,
-            Quit: self._quit,
-            Rejected: self._rejected,
-        }
 
     # --- what the shell calls ---------------------------------------------------
 
@@ -163,18 +149,24 @@ class Driver:
             return self._chunk(event.octets)
         if type(event) is Bdat:
             return self._bdat(event)
-        return settle(self._guarded(self._takers[type(event)](event)))
+        return settle(self._guarded(_TAKERS[type(event)](self, event)))
 
     def secured(self, tls: Tls) -> None:
         """TLS is on before the greeting (implicit TLS)."""
         self.session = replace(self.session, tls=tls)
+        self._use(self._site.in_tls)
 
     def tls_started(self, tls: Tls) -> Step | Deferred[Step]:
         """TLS is on after STARTTLS: what the client said before is forgotten (RFC 3207 4.2)."""
         self._end_transaction("starttls")
         self._exchange = None
         self.session = replace(self.session, tls=tls, helo=None, extended=False, identity=None)
+        self._use(self._site.in_tls)
         return settle(self._guarded(self._after_tls(), close=True))
+
+    def _use(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self._rules = prepared.rules
 
     def farewell(self, reply: Reply) -> bytes:
         """A last reply outside the order of commands: time-outs, limits, shutdown."""
@@ -269,7 +261,7 @@ class Driver:
         refusal = await self._evaluate_parameters()
         if refusal is not None:
             return self._refuse(refusal, "connect", self._trail)
-        context = ConnectContext(self.session, self._site.rules, self._site.ports, self._trail, Stage.CONNECT)
+        context = ConnectContext(self.session, self._rules, self._site.ports, self._trail, Stage.CONNECT)
         name = await connect.hostname(context, self._site.listener.hostname)
         if isinstance(name, Refuse):
             return self._refuse(name, "connect", self._trail)
@@ -282,10 +274,13 @@ class Driver:
 
     async def _evaluate_parameters(self) -> Refuse | None:
         """Evaluate the session's parameters, at connect and again after STARTTLS."""
-        context = ConnectContext(self.session, self._site.rules, self._site.ports, self._trail, Stage.CONNECT)
-        parameters = await connection_parameters(self._site.rules, context)
-        if isinstance(parameters, Unknown):
-            return connect.cannot_serve(parameters, "session")
+        parameters = self._prepared.connection if self._prepared is not None else None
+        if parameters is None:
+            context = ConnectContext(self.session, self._rules, self._site.ports, self._trail, Stage.CONNECT)
+            evaluated = await connection_parameters(self._rules, context)
+            if isinstance(evaluated, Unknown):
+                return connect.cannot_serve(evaluated, "session")
+            parameters = evaluated
         self.parameters = parameters
         self._core.bare_newline = BareNewline.NORMALIZE if parameters.normalize_newlines else BareNewline.REJECT
         return None
@@ -296,7 +291,7 @@ class Driver:
         assert self.parameters is not None
         context = EhloContext(
             self.session,
-            self._site.rules,
+            self._rules,
             self._site.ports,
             self._trail,
             Stage.EHLO,
@@ -311,13 +306,27 @@ class Driver:
         if event.verb == "HELO":
             answer = helo_reply(self.session.hostname)
         else:
-            offered = await ehlo.capabilities(replace(context, session=greeted))
+            offered = await self._offer(replace(context, session=greeted))
             if isinstance(offered, Refuse):
                 return self._refuse(offered, "ehlo", self._trail, event.name)
-            answer = ehlo_reply(self.session.hostname, offered, int(self._site.wall()))
+            answer = offered
         self._end_transaction("ehlo")
         self.session = greeted
         return self._say(answer)
+
+    async def _offer(self, context: EhloContext) -> Reply | Refuse:
+        """The reply that lists the capabilities; the one made before where it is always the same."""
+        prepared, hostname = self._prepared, self.session.hostname
+        if prepared is not None and (kept := prepared.ehlo_replies.get(hostname)) is not None:
+            return kept
+        offered = await ehlo.capabilities(context)
+        if isinstance(offered, Refuse):
+            return offered
+        answer = ehlo_reply(hostname, offered, int(self._site.wall()))
+        # FUTURERELEASE tells a moment: it is never the same.
+        if prepared is not None and prepared.ehlo_is_fixed and offered.future_release is None:
+            prepared.ehlo_replies[hostname] = answer
+        return answer
 
     async def _start_tls(self, event: StartTls) -> Step:
         if self.session.tls is not None:
@@ -339,7 +348,7 @@ class Driver:
         assert self.parameters is not None
         context = AuthContext(
             self.session,
-            self._site.rules,
+            self._rules,
             self._site.ports,
             self._trail,
             Stage.AUTH,
@@ -392,6 +401,8 @@ class Driver:
             reply = replies.AUTH_CODE_MISSING if identity is Denied.CODE_MISSING else replies.AUTH_FAILED
             return await self._auth_error(Refuse(reply, Reason.AUTH_FAILED, detail=identity.value), turn.login)
         self.session = replace(self.session, identity=identity)
+        self._prepared = None
+        self._rules = self._site.rules
         refused = await self._evaluate_parameters()
         if refused is not None:
             return self._refuse(refused, "auth", self._trail)
@@ -445,7 +456,7 @@ class Driver:
         site = self._site
         context = MailContext(
             self.session,
-            site.rules,
+            self._rules,
             site.ports,
             trail,
             Stage.MAIL,
@@ -463,7 +474,8 @@ class Driver:
         if verdict.changes:
             path = apply.reverse_path(path, verdict.changes)
             context = context.changed(verdict.changes)
-        self._limits = await transaction_parameters(site.rules, context)
+        limits = self._prepared.transaction if self._prepared is not None else None
+        self._limits = limits if limits is not None else await transaction_parameters(self._rules, context)
         self._transaction = Transaction(trace_id, path, parameters, hold_seconds=hold_seconds)
         self._tx_trail = trail
         return Step(self._core.reply(replies.SENDER_OK))
@@ -476,7 +488,7 @@ class Driver:
             path = Path(path.local, self._site.default_domain)
         context = RcptContext(
             self.session,
-            self._site.rules,
+            self._rules,
             self._site.ports,
             trail,
             Stage.RCPT,
@@ -524,7 +536,7 @@ class Driver:
     def _data_context(self, chunking: bool) -> DataContext:
         return DataContext(
             self.session,
-            self._site.rules,
+            self._rules,
             self._site.ports,
             self._tx_trail or self._trail,
             Stage.DATA,
@@ -615,7 +627,7 @@ class Driver:
         self._spool = None
         context = MessageContext(
             self.session,
-            self._site.rules,
+            self._rules,
             self._site.ports,
             trail,
             Stage.DATA,
@@ -721,7 +733,7 @@ class Driver:
         assert self.parameters is not None
         trail = self._tx_trail or self._trail
         context = VrfyContext(
-            self.session, self._site.rules, self._site.ports, trail, Stage.VRFY, self.parameters, text.lower(), expand
+            self.session, self._rules, self._site.ports, trail, Stage.VRFY, self.parameters, text.lower(), expand
         )
         answer = await vrfy.answer(context)
         if isinstance(answer, Refuse):
@@ -740,3 +752,23 @@ class Driver:
             trail = self._trail
         trail.add("command", "syntax", "", (), f"{event.reply.code} {event.reply.enhanced}", 0)
         return self._refuse(refusal, "command", trail)
+
+
+_TAKERS: dict[type[object], Callable[..., Coroutine[Deferred[object], None, Step]]] = {
+    Ehlo: Driver._ehlo,
+    StartTls: Driver._start_tls,
+    Auth: Driver._auth,
+    AuthResponse: Driver._auth_response,
+    Mail: Driver._mail,
+    Rcpt: Driver._rcpt,
+    Data: Driver._data,
+    DataEnd: Driver._data_end,
+    ChunkEnd: Driver._chunk_end,
+    Rset: Driver._rset,
+    Noop: Driver._noop,
+    Help: Driver._help,
+    Vrfy: Driver._vrfy,
+    Expn: Driver._expn,
+    Quit: Driver._quit,
+    Rejected: Driver._rejected,
+}

@@ -17,6 +17,7 @@ from mailgate.decisions.ring import Ring
 from mailgate.queue.store import QueueStore
 from mailgate.session.accept import Acceptance
 from mailgate.session.ports import Ports
+from mailgate.session.prepared import Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,10 @@ class Site:
     listener_id: str
     listener: ListenerSettings
     rules: SessionSettings
+    """For clients that have logged in."""
+    in_clear: Prepared
+    in_tls: Prepared
+    """For those that have not."""
     ports: Ports
     store: QueueStore
     acceptance: Acceptance
