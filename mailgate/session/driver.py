@@ -190,15 +190,18 @@ class Driver:
         trace_id = transaction.trace_id if transaction is not None else self.session.id
         return Step(self._core.reply(reply, trace_id=trace_id), then)
 
-    def _refuse(self, refusal: Refuse | Discard, stage: str, trail: Trail, subject: str = "") -> Step:
+    def _refuse(
+        self, refusal: Refuse | Discard, stage: str, trail: Trail, subject: str = "", *, times: int = 1
+    ) -> Step:
         """Answer a verdict that is not `Proceed`, log it, and record it when no transaction will."""
         reply = refusal.reply or replies.OK
         if isinstance(refusal, Discard):
-            return Step(self._core.reply(reply, trace_id=trail.trace_id))
+            return Step(self._core.reply(*(reply,) * times, trace_id=trail.trace_id))
         self._log_refusal(stage, reply, refusal.reason.value, refusal.detail, trail.trace_id, subject)
         if trail is not self._tx_trail:
             self._record(Kind.SESSION, trail, (reply,), refusal.reason.value)
-        return Step(self._core.reply(reply, trace_id=trail.trace_id), Then.CLOSE if refusal.close else Then.GO_ON)
+        octets = self._core.reply(*(reply,) * times, trace_id=trail.trace_id)
+        return Step(octets, Then.CLOSE if refusal.close else Then.GO_ON)
 
     def _log_refusal(
         self, stage: str, reply: Reply, reason: str, detail: str, trace_id: str, subject: str = ""
@@ -602,12 +605,14 @@ class Driver:
         self._chunk_refusal = None
         context = self._data_context(chunking=True)
         self._chunks = self._transaction is not None
+        # RFC 2033 4.2: whatever answers the last chunk, a client waits for as many replies as it has recipients.
+        times = self._final_replies() if event.last else 1
         if refusal is None:
             verdict = await self._judge(data.BEFORE_CHUNK, context)
             if not isinstance(verdict, Proceed):
                 self._discard_spool()
                 self._chunks_failed = not event.last
-                return self._refuse(verdict, "data", context.trail)
+                return self._refuse(verdict, "data", context.trail, times=times)
             if not event.last:
                 return Step(self._core.reply(replies.CHUNK_OK))
             return await self._complete(event.bare_newline)
@@ -617,7 +622,13 @@ class Driver:
         said = Refuse(refusal, reason)
         if refusal is replies.MESSAGE_TOO_BIG and event.last:
             return self._finish(said, context.trail)
-        return self._refuse(said, "data", context.trail)
+        return self._refuse(said, "data", context.trail, times=times)
+
+    def _final_replies(self) -> int:
+        """How many replies end the message: on LMTP one for each RCPT that was accepted, if any was."""
+        if self._transaction is None or not self.session.is_lmtp:
+            return 1
+        return max(1, self._transaction.replies_due)
 
     async def _complete(self, bare_newline: bool) -> Step:
         """The message is whole: judge it, keep it, and answer its final reply."""
@@ -675,8 +686,7 @@ class Driver:
                 self._log_refusal("data", reply, reason, outcome.detail, transaction.trace_id)
             else:
                 self._messages += 1
-        times = transaction.replies_due if self.session.is_lmtp else 1
-        octets = self._core.reply(*(reply,) * times, trace_id=transaction.trace_id)
+        octets = self._core.reply(*(reply,) * self._final_replies(), trace_id=transaction.trace_id)
         self._record(Kind.TRANSACTION, trail, (reply,), reason, size_octets)
         self._forget_transaction()
         return Step(octets, Then.CLOSE if close else Then.GO_ON)
