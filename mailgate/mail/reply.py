@@ -73,4 +73,8 @@ def reply(code: int, enhanced: str, text: str) -> Reply:
     text, wherever it came from, can end a reply line early.
     """
     lines = text.replace("\r", "").split("\n")
-    return Reply(code, enhanced, tuple("".join(c if c >= " " and c != "\x7f" else " " for c in line) for line in lines))
+    return Reply(code, enhanced, tuple(line if line.isprintable() else _printable(line) for line in lines))
+
+
+def _printable(line: str) -> str:
+    return "".join(c if c >= " " and c != "\x7f" else " " for c in line)
