@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.daemon import IMPLICIT_TLS, LMTP, REPOSITORY, SMTP, Gateway
 from support.ports import is_listening
 
@@ -55,6 +56,7 @@ def test_mail_goes_through_to_the_maildir(tmp_path, authority):
         gateway.wait_queue_empty()
 
 
+@pytest.mark.spec("IN-263")
 def test_stops_within_its_grace_and_starts_again_on_the_same_ports(tmp_path, authority):
     gateway = Gateway(tmp_path, authority)
     for _ in range(2):

@@ -50,7 +50,8 @@ class QueuedRow(NamedTuple):
 class Gateway:
     """One daemon with its configuration, queue and Maildirs below `directory`.
 
-    `listeners` maps a listener's id to the TOML of its table, without `bind`.
+    `listeners` maps a listener's id to the TOML of its table, without `bind`;
+    `second_ports` an id to one more port of that listener.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Gateway:
         changes: tuple[str, ...] = (),
         drop: tuple[str, ...] = (),
         listeners: Mapping[str, str] | None = None,
+        second_ports: Mapping[str, int] | None = None,
     ) -> None:
         self.directory = directory
         self.ports = {name: free_port() for name in (listeners or {"smtp": SMTP})}
@@ -72,8 +74,11 @@ class Gateway:
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
         self.mail_root.mkdir(exist_ok=True)
+        bind = {name: [f"127.0.0.1:{port}"] for name, port in self.ports.items()}
+        for name, port in (second_ports or {}).items():
+            bind[name].append(f"127.0.0.1:{port}")
         own = [
-            f"[server.listener.{name}]\nbind = '127.0.0.1:{self.ports[name]}'\n{text}"
+            f"[server.listener.{name}]\nbind = {bind[name]}\n{text}"
             for name, text in (listeners or {"smtp": SMTP}).items()
         ]
         own.append(

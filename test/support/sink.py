@@ -7,7 +7,8 @@ with NextHop(replies={"RCPT": ["250 2.1.5 OK", "450 4.2.0 later"]}) as hop:
 A step (`CONNECT`, `EHLO`, `LHLO`, `STARTTLS`, `MAIL`, `RCPT`, `DATA`, `BDAT`,
 `DOT`, ...) takes its replies in order, the last one again and again; `DOT` is
 the final reply, on LMTP one for each accepted recipient. `DROP` closes the
-connection in place of a reply, `SILENCE` never answers.
+connection in place of a reply, `SILENCE` never answers, `HELD` gives the
+usual reply once `release()` was called.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from support.ports import wait_until
 
 DROP = "DROP"
 SILENCE = "SILENCE"
+HELD = "HELD"
 
 
 @dataclass
@@ -79,6 +81,9 @@ class NextHop:
         self._listener = socket.create_server((host, port), backlog=100)
         self.port: int = self._listener.getsockname()[1]
         self._closing = False
+        self._released = threading.Event()
+        self.held = threading.Semaphore(0)
+        """Has one more for each reply that is held."""
 
     def __enter__(self) -> NextHop:
         """Begin to take connections."""
@@ -94,6 +99,7 @@ class NextHop:
     def close(self) -> None:
         """Close the port and every connection; may be called twice."""
         self._closing = True
+        self.release()
         # A blocked accept() sees the end only after a shutdown.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -166,7 +172,16 @@ class NextHop:
             texts = self._replies.get(step)
             if not texts:
                 return usual
-            return texts.pop(0) if len(texts) > 1 else texts[0]
+            text = texts.pop(0) if len(texts) > 1 else texts[0]
+        if text != HELD:
+            return text
+        self.held.release()
+        self._released.wait(60)
+        return usual
+
+    def release(self) -> None:
+        """Let every held reply go, and those to come."""
+        self._released.set()
 
 
 class _Conversation:
