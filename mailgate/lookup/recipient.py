@@ -78,6 +78,19 @@ class AddressRules:
             return catch_all
         return await directory.find(catch_all)
 
+    async def split(self, address: str, outside: Outside) -> tuple[str, str] | Unknown:
+        """The local part of `address` without its detail, and the detail without its `+`; both in lower case.
+
+        A rule that gives an address of its own leaves no detail.
+        """
+        address = address.lower()
+        wanted = await self._without_detail(address, outside, unnoted)
+        if isinstance(wanted, Unknown):
+            return wanted
+        local, user = address.rpartition("@")[0], wanted.rpartition("@")[0]
+        detail = local[len(user) + 1 :] if local.startswith(f"{user}+") else ""
+        return user, detail
+
     async def _without_detail(self, address: str, outside: Outside, note: Note) -> str | Unknown:
         rule = await self.sub_addressing.value(AddressScope(address, outside, note))
         if isinstance(rule, (Unknown, str)):
