@@ -13,6 +13,8 @@ class Status(IntEnum):
     """Ids or selectors were given and nothing matched; warnings under `--strict`."""
     USAGE = 64
     UNREACHABLE = 69
+    INTERNAL = 70
+    """mailgate found a fault of its own."""
     NOT_NOW = 75
     """The store or the record cannot be opened now."""
     PERMISSION = 77

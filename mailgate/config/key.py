@@ -64,6 +64,8 @@ class KeyDeclaration:
     inherits: str = ""
     """The key whose value stands in when this one is not given."""
     unit: str = ""
+    secret: bool = False
+    """Whether nobody may see the value."""
 
 
 class ChoiceFacts(Protocol):
@@ -182,9 +184,10 @@ def key(
 ) -> T | None:
     """Declare a key with a literal value; without `default` it is required, `None` leaves it unset.
 
-    `secret` keeps the value out of what `repr` shows of its table.
+    `secret` keeps the value out of what `repr` and `mailgate config show` show of its table.
     """
-    declaration = KeyDeclaration(kind, Absent.UNSET if default is None else default, doc, synonyms, inherits, unit)
+    given = Absent.UNSET if default is None else default
+    declaration = KeyDeclaration(kind, given, doc, synonyms, inherits, unit, secret)
     metadata = {METADATA: declaration}
     if default is None:
         unset: T | None = None

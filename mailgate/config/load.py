@@ -39,6 +39,8 @@ class Loaded:
     """What `%{env:...}%` and `%{file:...}%` inserted, where it has at least five characters: never to be shown."""
     written: Written = field(repr=False)
     """What the files say, macros not expanded."""
+    expanded: Mapping[str, object] = field(repr=False)
+    """The same with macros expanded."""
     secret_paths: frozenset[Path] = field(repr=False)
     """The values that hold inserted text."""
 
@@ -101,6 +103,7 @@ def _loaded(found: Written, environ: Mapping[str, str] | None) -> Loaded:
         found.files,
         _secrets(macros.inserted),
         found,
+        expanded,
         frozenset(macros.secrets),
     )
 

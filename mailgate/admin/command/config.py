@@ -1,4 +1,4 @@
-"""`mailgate config`: say what is wrong with the configuration."""
+"""`mailgate config`: say what is wrong with the configuration, and what it comes to."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from typing import TypeVar
 
 import click
 
-from mailgate.admin.failure import Status
+from mailgate.admin.failure import Failed, Status
 from mailgate.admin.output import print_text
+from mailgate.config.effective import ANY_ID, all_keys
 from mailgate.config.error import ConfigErrors
 from mailgate.config.load import load
+from mailgate.config.schema.settings import Settings
+from mailgate.config.show import configured
+from mailgate.config.show import effective as all_effective
+from mailgate.config.write import WriteError
+from mailgate.expr.scope import nearest
 from mailgate.lookup.accounts import BadDirectory
 from mailgate.lookup.configured import directories, lists
 from mailgate.lookup.lists import BadList
@@ -57,6 +63,47 @@ def check(config_file: str, strict: bool, file: str | None) -> int:
     count = len(loaded.warnings)
     print_text(f"{path}: no errors, {count} warning{'' if count == 1 else 's'}\n")
     return Status.NOTHING if strict and loaded.warnings else Status.OK
+
+
+@config.command()
+@click.option("--effective", is_flag=True, help="Show every key that has a value, defaults included.")
+@click.option("--origin", is_flag=True, help="Say behind each key where it comes from.")
+@click.argument("key", required=False)
+@click.pass_obj
+def show(config_file: str, effective: bool, origin: bool, key: str | None) -> int:
+    """Print the configuration as TOML, all of its files as one; KEY limits it to a key or table.
+
+    Macros are shown as they are written, secrets as "[secret]". Status 1: KEY
+    has no value; 78: the configuration has errors.
+    """
+    try:
+        loaded = load(config_file)
+    except ConfigErrors as errors:
+        raise Failed(Status.CONFIG, str(errors)) from None
+    shown = all_effective(loaded) if effective else configured(loaded)
+    part = shown if key is None else shown.below(key)
+    if part is None:
+        raise _no_value(key or "")
+    try:
+        text = part.text(origin)
+    except WriteError as wrong:
+        raise Failed(Status.INTERNAL, f"the configuration cannot be shown: {wrong}") from None
+    print_text(text)
+    return Status.OK
+
+
+def _no_value(key: str) -> Failed:
+    names = key.split(".")
+    known = [one.split(".") for one in all_keys(Settings)]
+    if any(_leads_to(names, one) for one in known):
+        return Failed(Status.NOTHING, f"{key} is not set")
+    near = nearest(key, (".".join(one) for one in known))
+    return Failed(Status.USAGE, f"there is no key {key}" + (f"; did you mean {near}?" if near else ""))
+
+
+def _leads_to(names: list[str], key: list[str]) -> bool:
+    """Whether the names are a key or the beginning of one; an id may be any name."""
+    return len(names) <= len(key) and all(one in (name, ANY_ID) for name, one in zip(names, key, strict=False))
 
 
 async def _never(work: Callable[[], T], /) -> T:

@@ -1,4 +1,7 @@
+import tomllib
+
 import pytest
+import toml
 
 from mailgate.admin.main import main
 
@@ -114,3 +117,51 @@ def test_without_a_command_the_help_is_shown(capsys):
     assert "Usage: mailgate" in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert "Usage: mailgate" in capsys.readouterr().out
+
+
+@pytest.fixture
+def show(tmp_path, capsys):
+    path = tmp_path / "mailgate.toml"
+
+    def run(text, *arguments):
+        path.write_text(text)
+        status = main(["--config", str(path), "config", "show", *arguments])
+        out, err = capsys.readouterr()
+        return status, (out + err).replace(str(tmp_path) + "/", "")
+
+    return run
+
+
+def test_show_prints_toml(show):
+    status, out = show(GOOD)
+    assert status == 0
+    assert tomllib.loads(out) == tomllib.loads(GOOD)
+    status, out = show(GOOD, "--effective")
+    assert status == 0
+    assert tomllib.loads(out)["decisions"]["max-age"] == "7d"
+
+
+def test_show_says_where_a_key_comes_from(show):
+    assert show(GOOD, "--origin", "server.hostname") == (0, '[server]\nhostname = "mx.test"  # mailgate.toml:3\n')
+    assert show(GOOD, "--origin", "--effective", "queue.lease") == (0, '[queue]\nlease = "60s"  # built-in\n')
+
+
+def test_show_of_a_key_without_a_value(show):
+    assert show(GOOD, "queue.lease") == (1, "mailgate: queue.lease is not set\n")
+    assert show(GOOD, "queue.route.x") == (1, "mailgate: queue.route.x is not set\n")
+    assert show(GOOD, "queue.leese") == (64, "mailgate: there is no key queue.leese; did you mean queue.lease?\n")
+
+
+def test_show_of_a_configuration_with_errors(show):
+    status, out = show("x = 1\ny = 2\n")
+    assert status == 78
+    assert out.count("unknown key") == 2
+
+
+@pytest.mark.spec("OUT-222")
+def test_what_would_not_read_back_is_not_shown(show, monkeypatch):
+    monkeypatch.setattr(toml, "dumps", lambda values, encoder: "a = 1\n")
+    status, out = show(GOOD, "--effective")
+    assert status == 70
+    assert out.startswith("mailgate: the configuration cannot be shown: ")
+    assert "a = 1" not in out

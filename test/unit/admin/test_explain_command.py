@@ -1,4 +1,5 @@
 import json
+import os
 from datetime import timedelta
 
 import pytest
@@ -108,7 +109,11 @@ def test_wrong_usage(recorded, capsys, arguments):
 
 
 def test_no_permission(recorded, capsys, monkeypatch):
+    listed = os.listdir
+
     def refuse(path):
+        if str(path).endswith("conf.d"):
+            return listed(path)
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr("mailgate.decisions.ring.os.listdir", refuse)
