@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
@@ -31,6 +31,9 @@ from mailgate.queue.store import StoreFailed
 from mailgate.wire.smtp.client import mail_line
 
 Hops = Iterable[Candidate] | AsyncIterable[Candidate]
+
+Settle = Callable[[Mapping[int, Outcome]], Awaitable[None]]
+"""Is told what a transaction came to before the next one of the group begins."""
 
 
 class Interrupted(CancelledError):
@@ -61,15 +64,19 @@ class Attempt:
         self.choose = choose
         self.emit = emit
 
-    async def run(self, item: QueueItem, recipients: Sequence[QueuedRecipient], hops: Hops) -> dict[int, Outcome]:
+    async def run(
+        self, item: QueueItem, recipients: Sequence[QueuedRecipient], hops: Hops, settle: Settle | None = None
+    ) -> dict[int, Outcome]:
         """Hand the message over for `recipients`, who have one domain, one route and one virtual queue.
 
         Answers the outcome of every one of them by its index; the next host is
-        asked for only when the one before did not decide the group. Cancelling
-        it aborts the connection and raises `Interrupted`.
+        asked for only when the one before did not decide the group. A group of
+        several transactions goes on after each when `settle` has returned.
+        Cancelling it aborts the connection and raises `Interrupted`, and so
+        does a `CancelledError` of `settle`.
         """
         outgoing = Outgoing(self.store, item)
-        group = _Group(self, outgoing, recipients)
+        group = _Group(self, outgoing, recipients, settle)
         try:
             return await group.run(hops)
         except CancelledError as cancelled:
@@ -98,12 +105,15 @@ class Attempt:
 class _Group:
     """One group on its way."""
 
-    def __init__(self, attempt: Attempt, outgoing: Outgoing, recipients: Sequence[QueuedRecipient]) -> None:
+    def __init__(
+        self, attempt: Attempt, outgoing: Outgoing, recipients: Sequence[QueuedRecipient], settle: Settle | None
+    ) -> None:
         self.outcomes: dict[int, Outcome] = {}
         self._attempt = attempt
         self._item = outgoing.item
         self._outgoing = outgoing
         self._recipients = recipients
+        self._settle = settle
 
     def rest(self, outcome: Outcome) -> dict[int, Outcome]:
         """Give everybody without an outcome this one."""
@@ -194,8 +204,11 @@ class _Group:
                 some = self._recipients[at : at + hop.max_recipients]
                 transaction = Transaction(conversation, self._outgoing, some, hop.timeouts, self._attempt.emit)
                 try:
-                    self.outcomes.update(await transaction.run(head, self._attempt.wall_ms()))
+                    made = await transaction.run(head, self._attempt.wall_ms())
+                    self.outcomes.update(made)
                     at += len(some)
+                    if at < len(self._recipients) and self._settle is not None:
+                        await self._settle(made)
                 except Stale:
                     conversation.stream.abort()
                 if at < len(self._recipients) and not self._goes_on(conversation, hop):

@@ -18,7 +18,7 @@ from typing import Protocol
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from mailgate.deliver.attempt import Interrupted
+from mailgate.deliver.attempt import Interrupted, Settle
 from mailgate.deliver.context import failed_scope, message_facts, recipient_scope
 from mailgate.deliver.hop import candidates
 from mailgate.deliver.maildir import LocalDelivery, LocalRoute
@@ -72,9 +72,12 @@ class Remote(Protocol):
     """Hands a group over to the first host that will have it (`attempt.py`)."""
 
     async def run(
-        self, item: QueueItem, recipients: Sequence[QueuedRecipient], hops: AsyncIterator[Candidate]
+        self, item: QueueItem, recipients: Sequence[QueuedRecipient], hops: AsyncIterator[Candidate], settle: Settle
     ) -> Mapping[int, Outcome]:
-        """One outcome for each recipient, by its index; ends at once, connection and all, when cancelled."""
+        """One outcome for each recipient, by its index; ends at once, connection and all, when cancelled.
+
+        Outcomes that are known before the group is done are told to `settle`.
+        """
         ...
 
 
@@ -120,6 +123,7 @@ class UnitAttempt:
         self._delivers = delivers
         self._recipients = list(lease.item.recipients)
         self._updates: dict[int, RecipientUpdate] = {}
+        self._settled: set[int] = set()
         self._facts: MessageFacts | None = None
         self._announces: list[tuple[QueuedRecipient, Kind]] = []
         item = lease.item
@@ -176,10 +180,12 @@ class UnitAttempt:
             except Interrupted as interrupted:
                 # Who has an outcome must not be tried again.
                 for recipient in group:
-                    if recipient.index in interrupted.outcomes:
+                    if recipient.index in interrupted.outcomes and recipient.index not in self._settled:
                         await self._apply(recipient, interrupted.outcomes[recipient.index])
                 raise
             for recipient in group:
+                if recipient.index in self._settled:
+                    continue
                 outcome = outcomes.get(recipient.index)
                 if outcome is None:
                     # The next hop's side of the program forgot one: delayed, never lost.
@@ -229,7 +235,7 @@ class UnitAttempt:
             if isinstance(route, LocalRoute):
                 return await self._generation.local.deliver(route, lease, group)
             hosts = self._hosts(route, domain, group[0])
-            return await self._around.remote.run(lease.item, group, hosts)
+            return await self._around.remote.run(lease.item, group, hosts, self._settle)
         except CancelledError:
             raise
         except Exception:
@@ -237,9 +243,17 @@ class UnitAttempt:
             delayed = Delayed(_internal_error())
             return {recipient.index: delayed for recipient in group}
 
+    async def _settle(self, outcomes: Mapping[int, Outcome]) -> None:
+        """Store what one transaction came to; `CancelledError` when the lease was lost: no other may begin."""
+        for index, outcome in outcomes.items():
+            await self._apply(self._recipients[index], outcome)
+            self._settled.add(index)
+        if not await self._record(None, end=False):
+            raise CancelledError
+
     def _hosts(self, route: MxRoute | RelayRoute, domain: str, first: QueuedRecipient) -> AsyncIterator[Candidate]:
         scope = self._scope(first, self._around.wall_ms())
-        return candidates(route, domain, scope, self._plan, self._around.resolver, self._lease.item.id_text)
+        return candidates(route, domain, scope, self._plan, self._generation.resolver, self._lease.item.id_text)
 
     def _scope(self, recipient: QueuedRecipient, now_ms: int) -> RecipientScope:
         return recipient_scope(self._message(), recipient, self._generation.outside, now_ms)

@@ -74,7 +74,7 @@ class Remote:
         self.crash = None
         self.cancelled = 0
 
-    async def run(self, item, recipients, hops):
+    async def run(self, item, recipients, hops, settle=None):
         self.runs.append((item, [one.address for one in recipients]))
         found = [hop async for hop in hops]
         self.hops.append(found)

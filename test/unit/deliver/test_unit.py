@@ -229,7 +229,7 @@ def test_a_lost_lease_between_groups_stops_the_attempt(world):
     item = world.store.add(message(recipient("a@example.org"), recipient("x@other.example")))
     lost = world.remote
 
-    async def run(item, recipients, hops):
+    async def run(item, recipients, hops, settle):
         world.store.lost.add(item.id)
         return {one.index: delivered() for one in recipients}
 
@@ -257,7 +257,7 @@ def test_an_unexpected_fault_delays_its_group_and_no_other(world):
 
 
 def test_a_forgotten_recipient_is_delayed(world):
-    async def run(item, recipients, hops):
+    async def run(item, recipients, hops, settle):
         return {}
 
     world.remote.run = run
@@ -298,7 +298,7 @@ def test_cancelling_keeps_what_is_known_and_gives_the_lease_back(world):
 
 
 def test_cancelling_within_a_group_keeps_what_is_decided(world):
-    async def run(item, recipients, hops):
+    async def run(item, recipients, hops, settle):
         raise Interrupted({0: Delivered(RecipientStatus("mx.test", reply=RemoteReply(250, "2.1.5", "ok")))})
 
     world.remote.run = run
@@ -306,6 +306,43 @@ def test_cancelling_within_a_group_keeps_what_is_decided(world):
     assert world.one(0).state is State.COMPLETED
     assert (world.one(1).state, world.one(1).retry_num) == (State.SCHEDULED, 0)
     assert world.store.leases == {}
+
+
+def one_after_the_other(seen, world):
+    """A next hop that takes one recipient in a transaction, in order; `seen` says what was stored before each."""
+
+    async def run(item, recipients, hops, settle):
+        outcomes = {}
+        for one in recipients:
+            seen.append([world.one(index).state for index in range(len(recipients))])
+            made = {one.index: delivered() if one.index != 1 else refused(450, "4.2.0")}
+            outcomes |= made
+            if one is not recipients[-1]:
+                await settle(made)
+        return outcomes
+
+    return run
+
+
+def test_each_transaction_of_a_group_is_stored_before_the_next_begins(world):
+    seen = []
+    world.remote.run = one_after_the_other(seen, world)
+    world.attempt(world.store.add(message(*(recipient(f"{name}@example.org") for name in "abc"))))
+    waits, done, delayed = State.SCHEDULED, State.COMPLETED, State.TEMP_FAIL
+    assert seen == [[waits, waits, waits], [done, waits, waits], [done, delayed, waits]]
+    assert [world.one(index).state for index in range(3)] == [done, delayed, done]
+    # Counted once, however often it was stored.
+    assert world.one(1).retry_num == 1
+
+
+def test_no_further_transaction_begins_when_the_lease_was_lost(world):
+    seen = []
+    world.remote.run = one_after_the_other(seen, world)
+    item = world.store.add(message(recipient("a@example.org"), recipient("b@example.org")))
+    world.store.lost.add(item.id)
+    world.attempt(item)
+    assert len(seen) == 1
+    assert world.one(0).state is State.SCHEDULED
 
 
 # --- what cannot be found out (unknown answers) ---------------------------------------------------
