@@ -21,12 +21,15 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.mail import replies
+from mailgate.mail.reply import Reply
 from mailgate.mail.session import Session
+from mailgate.mail.verdict import Reason
 from mailgate.net.outlet import Outlet
 from mailgate.net.tls import ServerTls, agreed
 from mailgate.session.driver import Driver, Step, Then
@@ -38,6 +41,8 @@ _log = Logger(namespace="mailgate.listen")
 
 # A farewell that is not read must not keep the connection.
 _FAREWELL_SECONDS = 10.0
+# Commands of one client that are answered before other clients have their turn.
+_EVENTS_AT_ONCE = 250
 
 
 class Endpoint(Protocol):
@@ -57,17 +62,40 @@ class Endpoint(Protocol):
 class ClientTransport(Protocol):
     """What the shell needs of a Twisted TCP transport."""
 
-    def write(self, data: bytes) -> None: ...  # noqa: D102
-    def loseConnection(self) -> None: ...  # noqa: D102
-    def abortConnection(self) -> None: ...  # noqa: D102
-    def getPeer(self) -> Endpoint: ...  # noqa: D102
-    def getHost(self) -> Endpoint: ...  # noqa: D102
-    def getHandle(self) -> object: ...  # noqa: D102
-    def registerProducer(self, producer: object, streaming: bool) -> None: ...  # noqa: D102
-    def unregisterProducer(self) -> None: ...  # noqa: D102
-    def pauseProducing(self) -> None: ...  # noqa: D102
-    def resumeProducing(self) -> None: ...  # noqa: D102
-    def startTLS(self, contextFactory: object, normal: bool = True) -> None: ...  # noqa: D102
+    def write(self, data: bytes) -> None:
+        """As `ITransport.write`."""
+
+    def loseConnection(self) -> None:
+        """As `ITransport.loseConnection`."""
+
+    def abortConnection(self) -> None:
+        """As `ITCPTransport.abortConnection`."""
+
+    def getPeer(self) -> Endpoint:
+        """The client's side."""
+        ...
+
+    def getHost(self) -> Endpoint:
+        """The side of this host."""
+        ...
+
+    def getHandle(self) -> object:
+        """The socket; inside TLS the TLS connection."""
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """As `IConsumer.registerProducer`."""
+
+    def unregisterProducer(self) -> None:
+        """As `IConsumer.unregisterProducer`."""
+
+    def pauseProducing(self) -> None:
+        """Read no more."""
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+
+    def startTLS(self, contextFactory: object, normal: bool = True) -> None:
+        """As `ITLSTransport.startTLS`."""
 
 
 class Registry(Protocol):
@@ -100,6 +128,9 @@ class SmtpShell(TwistedProtocol):
         self._closing = False
         self._lost = False
         self._held_back = False
+        """Nothing more is read before what is pending is done."""
+        self._parting: tuple[Reply, Reason] | None = None
+        """What is said, and the connection closed, once the pending event has its answer."""
         self._unread = False
         """The client does not read its replies: nothing more is read from it."""
         self._began = 0.0
@@ -148,16 +179,20 @@ class SmtpShell(TwistedProtocol):
         parameters = driver.parameters
         if parameters is not None:
             if self._octets > parameters.transfer_limit:
-                self._end(driver.farewell(replies.TRANSFER_LIMIT))
+                self._part(replies.TRANSFER_LIMIT, Reason.TRANSFER_LIMIT)
                 return
             if now - self._began > parameters.duration.total_seconds():
-                self._end(driver.farewell(replies.SESSION_TOO_LONG))
+                self._part(replies.SESSION_TOO_LONG, Reason.TIME_LIMIT)
                 return
         self._core.receive(data)
         if self._waiting is None and not self._spooling:
             self._pump()
-        elif not self._held_back:
+        else:
             # One read more than a pending decision may come in, and no further.
+            self._hold_back()
+
+    def _hold_back(self) -> None:
+        if not self._held_back:
             self._held_back = True
             self._client.pauseProducing()
 
@@ -177,20 +212,28 @@ class SmtpShell(TwistedProtocol):
             driver.secured(tls)
             self._open(driver)
         else:
+            step = driver.tls_started(tls)
             self._arm(self._site_timeout())
-            self._settle(driver.tls_started(tls))
+            self._settle(step)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client is gone: nothing unfinished stays behind."""
         self._lost = True
         self._closing = True
         self._disarm()
+        try:
+            self._give_up()
+            if self._driver is not None:
+                self._driver.lost()
+        finally:
+            self._registry.gone(self)
+
+    def _give_up(self) -> None:
+        """Nobody will be answered any more: stop deciding, unless a message is on its way into the queue."""
         driver, waiting = self._driver, self._waiting
-        if driver is not None:
-            if waiting is not None and not driver.accepting:
-                waiting.cancel()
-            driver.lost()
-        self._registry.gone(self)
+        if waiting is not None and driver is not None and not driver.committing:
+            driver.give_up()
+            waiting.cancel()
 
     # --- the producer's side: the client's reading ----------------------------------
 
@@ -222,8 +265,8 @@ class SmtpShell(TwistedProtocol):
         self._settle(step)
 
     def _opened(self, step: Step) -> Step:
-        self._disarm()
-        if not self._lost:
+        if not self._closing:
+            self._disarm()
             self._arm(self._site_timeout())
         return step
 
@@ -235,7 +278,9 @@ class SmtpShell(TwistedProtocol):
         assert driver is not None
         next_event = self._core.next_event
         out: list[bytes] = []
-        while not self._unread:
+        for _ in range(_EVENTS_AT_ONCE):
+            if self._unread:
+                break
             event = next_event()
             if isinstance(event, Pending):
                 break
@@ -254,6 +299,11 @@ class SmtpShell(TwistedProtocol):
                 self._flush(out)
                 self._finish(step.then)
                 return
+        else:
+            # Others want to be served as well.
+            self._flush(out)
+            self._catch_up(deferLater(self._clock, 0))
+            return
         self._flush(out)
 
     def _flush(self, out: list[bytes]) -> None:
@@ -277,14 +327,18 @@ class SmtpShell(TwistedProtocol):
 
     def _wait(self, step: Deferred[Step]) -> None:
         self._waiting = step
-        step.addCallbacks(self._decided, self._broken)
+        step.addCallback(self._decided)
+        step.addErrback(self._broken)
 
     def _decided(self, step: Step) -> None:
         self._waiting = None
-        self._heard = self._clock.seconds()
-        if self._lost:
+        if self._closing:
             return
+        self._heard = self._clock.seconds()
         self._act(step)
+        if self._parting is not None:
+            self._part(*self._parting)
+            return
         self._go_on()
 
     def _broken(self, failure: Failure) -> None:
@@ -292,11 +346,13 @@ class SmtpShell(TwistedProtocol):
         self._waiting = None
         if not failure.check(CancelledError):
             _log.failure("{event}", failure=failure, event="smtp.unexpected")
+        if not self._closing:
             self._abort()
 
     def _catch_up(self, wait: Deferred[None]) -> None:
         self._spooling = True
         wait.addBoth(self._caught_up)
+        wait.addErrback(self._broken)
 
     def _caught_up(self, _: object) -> None:
         self._spooling = False
@@ -327,8 +383,9 @@ class SmtpShell(TwistedProtocol):
         self._handshaking = True
         self._disarm()
         transport = self._client
-        if not self._site.listener.tls.implicit or self._octets:
+        if not self._site.listener.tls.implicit:
             transport.unregisterProducer()
+            self._read_on()
         self._outlet.into_tls()
         transport.startTLS(self._tls)
         # RFC 3207 4.2: what was sent in clear before TLS is not part of the session.
@@ -364,12 +421,12 @@ class SmtpShell(TwistedProtocol):
         busy = self._waiting is not None or self._spooling
         if driver.parameters is not None and now - self._began > driver.parameters.duration.total_seconds():
             if not busy:
-                self._end(driver.farewell(replies.SESSION_TOO_LONG))
+                self._part(replies.SESSION_TOO_LONG, Reason.TIME_LIMIT)
                 return
             self._arm(1.0)
             return
         if silent >= limit and not busy:
-            self._end(driver.farewell(replies.inactive(driver.session.hostname)))
+            self._part(replies.inactive(driver.session.hostname), Reason.INACTIVE)
             return
         rest = limit if busy else limit - silent
         if driver.parameters is not None:
@@ -383,19 +440,24 @@ class SmtpShell(TwistedProtocol):
         driver = self._driver
         if self._closing or driver is None:
             return
-        if driver.accepting and self._waiting is not None:
-            self._waiting.addBoth(self._shut_down_after)
-            return
         if self._handshaking:
             self._abort()
-            return
-        self._end(driver.farewell(replies.SHUTTING_DOWN))
+        elif self._waiting is None or driver.committing:
+            self._part(replies.SHUTTING_DOWN, Reason.SHUTTING_DOWN)
+        else:
+            # What is being decided is answered with this.
+            self._end(driver.farewell(replies.SHUTTING_DOWN, Reason.SHUTTING_DOWN))
 
-    def _shut_down_after(self, outcome: object) -> object:
+    def _part(self, reply: Reply, reason: Reason) -> None:
+        """Say `reply` and close, in order: after the event that is being decided has its answer (I2)."""
+        if self._waiting is not None:
+            if self._parting is None:
+                self._parting = (reply, reason)
+                self._hold_back()
+            return
         driver = self._driver
-        if driver is not None and not self._closing:
-            self._end(driver.farewell(replies.SHUTTING_DOWN))
-        return outcome
+        assert driver is not None
+        self._end(driver.farewell(reply, reason))
 
     def _end(self, farewell: bytes) -> None:
         """Close after everything written has been sent; a client that does not read is cut off."""
@@ -403,13 +465,21 @@ class SmtpShell(TwistedProtocol):
             return
         self._closing = True
         self._disarm()
+        self._give_up()
         transport = self._client
         if farewell:
             self._outlet.send(farewell)
+        # A producer that stays registered, or paused reading, would keep a TLS connection from closing.
         transport.unregisterProducer()
+        self._read_on()
         transport.loseConnection()
         if not self._lost:
             self._timer = self._clock.callLater(_FAREWELL_SECONDS, self._abort)
+
+    def _read_on(self) -> None:
+        if self._held_back or self._unread:
+            self._held_back = self._unread = False
+            self._client.resumeProducing()
 
     def _abort(self) -> None:
         self._closing = True

@@ -33,6 +33,7 @@ SESSION_TOO_LONG = reply(421, "4.3.2", "The session has lasted too long")
 TRANSFER_LIMIT = reply(452, "4.7.28", "The session has sent too much")
 CONNECT_REFUSED = reply(554, "5.7.1", "Not served here")
 NOT_ALLOWED = reply(550, "5.7.1", "Not allowed")
+CANNOT_SERVE = reply(421, "4.3.0", "Cannot serve you now, try again later")
 CONNECT_UNKNOWN = reply(421, "4.4.3", "Cannot serve you now, try again later")
 
 

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from mailgate.mail import replies
 from mailgate.mail.reply import Reply
+from mailgate.mail.session import Session
 from mailgate.mail.transaction import Transaction
 from mailgate.mail.unknown import Unknown
 from mailgate.mail.verdict import Reason, Refuse
@@ -40,80 +41,77 @@ class Acceptance:
         self._queued = queued
         self._dates = trace.DateText()
 
-    async def accept(self, context: MessageContext, transaction: Transaction, spool: Spool) -> Reply | Refuse:
-        """Keep the message for good and answer 250, or refuse for now with nothing kept.
+    async def prepare(self, context: MessageContext, transaction: Transaction, spool: Spool) -> NewMessage | Refuse:
+        """Make the message as it will be kept, its content on disk where it is large; a refusal keeps nothing.
 
-        The spool belongs to this call: it is either committed or discarded.
+        The spool stays the caller's, who discards it when this refuses, raises or is cancelled.
         """
-        try:
-            prefix = await self._header_block(context, transaction)
-        except BaseException:
-            spool.discard()
-            raise
+        prefix = await self._header_block(context, transaction)
         if isinstance(prefix, Refuse):
-            spool.discard()
             return prefix
-        now = self._wall()
-        created_ms = int(now * 1000)
+        created_ms = int(self._wall() * 1000)
         session = context.session
-        source = Source.UNAUTHENTICATED if session.identity is None else Source.AUTHENTICATED
         parameters = transaction.parameters
-        hold_ms = transaction.hold_seconds * 1000
-        size_octets = len(prefix) + spool.size_octets
-        try:
-            arrival = Arrival(
-                created_ms=created_ms,
-                return_path=transaction.reverse_path.stored,
-                source=source,
-                size_octets=size_octets,
-                priority=parameters.priority or 0,
-                hold_ms=hold_ms,
-                deliver_by=parameters.deliver_by,
-                from_ip=session.remote_ip,
-                via_port=session.local_port,
-            )
-            recipients = await queued_recipients(arrival, transaction.recipients, self._schedules)
-        except BaseException:
-            spool.discard()
-            raise
+        arrival = Arrival(
+            created_ms=created_ms,
+            return_path=transaction.reverse_path.stored,
+            source=Source.UNAUTHENTICATED if session.identity is None else Source.AUTHENTICATED,
+            size_octets=len(prefix) + spool.size_octets,
+            priority=parameters.priority or 0,
+            hold_ms=transaction.hold_seconds * 1000,
+            deliver_by=parameters.deliver_by,
+            from_ip=session.remote_ip,
+            via_port=session.local_port,
+        )
+        recipients = await queued_recipients(arrival, transaction.recipients, self._schedules)
         try:
             content = await spool.finish()
-            await self._store.commit(
-                NewMessage(
-                    id=context.queue_id,
-                    created_ms=created_ms,
-                    prefix=prefix,
-                    content=content,
-                    return_path=arrival.return_path,
-                    source=source,
-                    recipients=recipients,
-                    trace=transaction.trace_id,
-                    env_id=parameters.envid,
-                    ret=parameters.ret,
-                    smtputf8=parameters.smtputf8,
-                    requiretls=parameters.requiretls,
-                    body=parameters.body,
-                    priority=arrival.priority,
-                    hold_ms=hold_ms,
-                    deliver_by=parameters.deliver_by,
-                    from_ip=arrival.from_ip,
-                    via_port=arrival.via_port,
-                )
-            )
-        except StoreFull as failure:
-            return Refuse(replies.QUEUE_FULL, Reason.QUEUE_FULL, detail=str(failure))
         except StoreFailed as failure:
-            return Refuse(replies.QUEUE_FAILED, Reason.QUEUE_FAILED, detail=str(failure))
-        self._queued()
-        queue_id = queue_id_text(context.queue_id)
+            return _not_kept(failure)
+        return NewMessage(
+            id=context.queue_id,
+            created_ms=created_ms,
+            prefix=prefix,
+            content=content,
+            return_path=arrival.return_path,
+            source=arrival.source,
+            recipients=recipients,
+            trace=transaction.trace_id,
+            env_id=parameters.envid,
+            ret=parameters.ret,
+            smtputf8=parameters.smtputf8,
+            requiretls=parameters.requiretls,
+            body=parameters.body,
+            priority=arrival.priority,
+            hold_ms=arrival.hold_ms,
+            deliver_by=parameters.deliver_by,
+            from_ip=arrival.from_ip,
+            via_port=arrival.via_port,
+        )
+
+    async def keep(self, message: NewMessage, session: Session) -> Reply | Refuse:
+        """Keep the message for good and answer 250, or refuse for now with nothing kept.
+
+        Not to be cancelled: what becomes of the message is decided by the store alone.
+        """
+        try:
+            await self._store.commit(message)
+        except StoreFailed as failure:
+            return _not_kept(failure)
+        queue_id = queue_id_text(message.id)
+        try:
+            self._queued()
+        except Exception:
+            # The message is kept whatever happens to its delivery, and the client must be told so.
+            _log.failure("{event} queueId={queueId}", event="queue.nudge-failed", queueId=queue_id)
         _log.info(
             "{event}",
             event="queue.queue-message" if session.identity is None else "queue.queue-message-authenticated",
             queueId=queue_id,
-            trace=transaction.trace_id,
-            **{"from": arrival.return_path or "<>"},
-            to=[recipient.address for recipient in recipients],
-            size=size_octets,
+            trace=message.trace,
+            **{"from": message.return_path or "<>"},
+            to=[recipient.address for recipient in message.recipients],
+            size=message.size_octets,
             listener=session.listener,
             remoteIp=session.remote_ip,
         )
@@ -136,6 +134,12 @@ class Acceptance:
             if wanted:
                 fields += make(context, transaction, date)
         return fields
+
+
+def _not_kept(failure: StoreFailed) -> Refuse:
+    if isinstance(failure, StoreFull):
+        return Refuse(replies.QUEUE_FULL, Reason.QUEUE_FULL, detail=str(failure))
+    return Refuse(replies.QUEUE_FAILED, Reason.QUEUE_FAILED, detail=str(failure))
 
 
 def _received(context: MessageContext, transaction: Transaction, date: str) -> bytes:

@@ -49,6 +49,7 @@ from mailgate.session.context import (
 from mailgate.session.parameters import (
     ConnectionParameters,
     TransactionParameters,
+    authenticated_parameters,
     connection_parameters,
     transaction_parameters,
 )
@@ -88,6 +89,9 @@ _log = Logger(namespace="mailgate.session")
 C = TypeVar("C", bound=Context)
 
 
+_EHLO_REPLIES_KEPT = 64
+
+
 class Then(Enum):
     """What the shell does after it has sent a step's octets."""
 
@@ -118,8 +122,9 @@ class Driver:
         self.session = session
         self.parameters: ConnectionParameters | None = None
         """Known once `open` has answered with a greeting."""
-        self.accepting = False
-        """A message is being committed: its outcome must be awaited."""
+        self.committing = False
+        """A message is on its way into the queue: its outcome must be awaited."""
+        self._given_up = False
         self._prepared: Prepared | None = site.in_clear
         """None once the client has logged in."""
         self._rules = site.in_clear.rules
@@ -133,9 +138,10 @@ class Driver:
         self._queue_id = 0
         self._too_big = False
         self._chunks = False
-        self._chunk_refusal: Reply | None = None
+        self._chunk_refusal: Refuse | None = None
         """Why the present BDAT chunk is thrown away."""
-        self._chunks_failed = False
+        self._chunks_refused: Refuse | None = None
+        """What the chunks up to LAST are answered after one was refused."""
 
     # --- what the shell calls ---------------------------------------------------
 
@@ -168,14 +174,19 @@ class Driver:
         self._prepared = prepared
         self._rules = prepared.rules
 
-    def farewell(self, reply: Reply) -> bytes:
+    def farewell(self, reply: Reply, reason: Reason) -> bytes:
         """A last reply outside the order of commands: time-outs, limits, shutdown."""
         trace_id = self._transaction.trace_id if self._transaction is not None else self.session.id
-        self._log_refusal("session", reply, Reason.TIME_LIMIT.value, "", trace_id)
+        self._log_refusal("session", reply, reason.value, "", trace_id)
         return reply.wire(trace_id)
+
+    def give_up(self) -> None:
+        """What is being decided will be cancelled, and its answer would not be sent any more."""
+        self._given_up = True
 
     def lost(self) -> None:
         """The connection is gone: an unfinished transaction leaves nothing behind."""
+        self._given_up = True
         self._end_transaction("connection lost")
         self._exchange = None
 
@@ -239,12 +250,18 @@ class Driver:
         """Turn what nobody foresaw into 451 (I4, I5)."""
         try:
             return await answer
-        except CancelledError:
-            raise
         except Exception:
-            _log.failure("{event} trace={trace}", event="smtp.unexpected", trace=self.session.id)
-            self._discard_spool()
-            return self._say(replies.TRY_LATER, Then.CLOSE if close else Then.GO_ON)
+            if self._given_up:
+                raise
+            self._log_unexpected()
+            if close:
+                return self._say(replies.CANNOT_SERVE, Then.CLOSE)
+            return self._say(replies.TRY_LATER)
+
+    def _log_unexpected(self) -> None:
+        transaction = self._transaction
+        trace_id = transaction.trace_id if transaction is not None else self.session.id
+        _log.failure("{event} trace={trace}", event="smtp.unexpected", trace=trace_id)
 
     async def _judge(self, policies: tuple[Policy[C], ...], context: C) -> Verdict:
         """Run a stage's chain and add what it cost to the trail."""
@@ -327,7 +344,9 @@ class Driver:
             return offered
         answer = ehlo_reply(hostname, offered, int(self._site.wall()))
         # FUTURERELEASE tells a moment: it is never the same.
-        if prepared is not None and prepared.ehlo_is_fixed and offered.future_release is None:
+        fixed = prepared is not None and prepared.ehlo_is_fixed and offered.future_release is None
+        # A host name may be made of the client's address: there is no end of those.
+        if fixed and prepared is not None and len(prepared.ehlo_replies) < _EHLO_REPLIES_KEPT:
             prepared.ehlo_replies[hostname] = answer
         return answer
 
@@ -342,8 +361,7 @@ class Driver:
         refusal = await self._evaluate_parameters()
         if refusal is None:
             return NOTHING
-        step = self._refuse(refusal, "starttls", self._trail)
-        return Step(refusal.reply.wire(self.session.id), step.then)
+        return self._refuse(refusal, "starttls", self._trail)
 
     # --- AUTH -------------------------------------------------------------------
 
@@ -406,9 +424,8 @@ class Driver:
         self.session = replace(self.session, identity=identity)
         self._prepared = None
         self._rules = self._site.rules
-        refused = await self._evaluate_parameters()
-        if refused is not None:
-            return self._refuse(refused, "auth", self._trail)
+        context = ConnectContext(self.session, self._rules, self._site.ports, self._trail, Stage.AUTH)
+        self.parameters = await authenticated_parameters(self._rules, context, self.parameters)
         self._trail.add(Stage.AUTH.value, "credentials", "", (("login", identity.login),), "accepted", 0)
         _log.info(
             "{event}",
@@ -427,7 +444,8 @@ class Driver:
         total = self.parameters.auth_errors_total
         for value, key in ((wait, "session.auth.errors.wait"), (total, "session.auth.errors.total")):
             if isinstance(value, Unknown):
-                return self._refuse(unanswered(value, key, temporary=replies.AUTH_UNKNOWN), "auth", self._trail)
+                refused = unanswered(value, key, temporary=replies.AUTH_UNKNOWN, rejected=replies.AUTH_FAILED)
+                return self._refuse(refused, "auth", self._trail)
         assert not isinstance(wait, Unknown)
         assert not isinstance(total, Unknown)
         await self._pause(wait.total_seconds())
@@ -588,88 +606,127 @@ class Driver:
         """A chunk is announced: it will be read to its end, kept or not."""
         self._chunk_refusal = None
         limit = self._limits.size if self._limits is not None else None
-        if self._transaction is None or not self._transaction.recipients or limit is None:
-            self._chunk_refusal = replies.RCPT_FIRST
-        elif self._chunks_failed:
-            self._chunk_refusal = replies.BDAT_FAILED_BEFORE
+        if self._chunks_refused is not None:
+            self._chunk_refusal = self._chunks_refused
+        elif self._transaction is None or not self._transaction.recipients or limit is None:
+            self._chunk_refusal = data.NO_RECIPIENT
         elif isinstance(limit, Unknown):
-            self._chunk_refusal = replies.UNKNOWN_ANSWER
-        else:
-            spool = self._spool if self._spool is not None else self._begin_message()
-            if spool.size_octets + event.size > limit:
-                self._chunk_refusal = replies.MESSAGE_TOO_BIG
+            self._chunk_refusal = unanswered(limit, "session.data.limits.size")
+        elif (self._spool.size_octets if self._spool is not None else 0) + event.size > limit:
+            self._chunk_refusal = data.TOO_BIG
+        elif self._spool is None:
+            try:
+                self._begin_message()
+            except Exception:
+                self._log_unexpected()
+                self._chunk_refusal = Refuse(replies.TRY_LATER, Reason.UNEXPECTED)
+        if self._chunk_refusal is not None:
+            self._discard_spool()
         return NOTHING
 
     async def _chunk_end(self, event: ChunkEnd) -> Step:
         refusal = self._chunk_refusal
         self._chunk_refusal = None
         context = self._data_context(chunking=True)
-        self._chunks = self._transaction is not None
-        # RFC 2033 4.2: whatever answers the last chunk, a client waits for as many replies as it has recipients.
-        times = self._final_replies() if event.last else 1
-        if refusal is None:
+        try:
             verdict = await self._judge(data.BEFORE_CHUNK, context)
-            if not isinstance(verdict, Proceed):
-                self._discard_spool()
-                self._chunks_failed = not event.last
-                return self._refuse(verdict, "data", context.trail, times=times)
-            if not event.last:
-                return Step(self._core.reply(replies.CHUNK_OK))
-            return await self._complete(event.bare_newline)
-        self._discard_spool()
-        self._chunks_failed = self._transaction is not None and not event.last
-        reason = Reason.MESSAGE_TOO_BIG if refusal is replies.MESSAGE_TOO_BIG else Reason.SEQUENCE
-        said = Refuse(refusal, reason)
-        if refusal is replies.MESSAGE_TOO_BIG and event.last:
-            return self._finish(said, context.trail)
-        return self._refuse(said, "data", context.trail, times=times)
+        except Exception:
+            if self._given_up:
+                raise
+            self._log_unexpected()
+            verdict = Refuse(replies.TRY_LATER, Reason.UNEXPECTED)
+        if refusal is None and self._too_big:
+            # Normalised newlines take more room than the client announced.
+            refusal = data.TOO_BIG
+        if isinstance(verdict, Refuse) and (refusal is None or verdict.reason is Reason.PARAMETER_NOT_OFFERED):
+            refusal = verdict
+        if refusal is not None:
+            return self._refuse_chunk(refusal, event.last, context.trail)
+        self._chunks = True
+        if not event.last:
+            return Step(self._core.reply(replies.CHUNK_OK))
+        return await self._complete(event.bare_newline)
 
-    def _final_replies(self) -> int:
-        """How many replies end the message: on LMTP one for each RCPT that was accepted, if any was."""
-        if self._transaction is None or not self.session.is_lmtp:
-            return 1
-        return max(1, self._transaction.replies_due)
+    def _refuse_chunk(self, refusal: Refuse, last: bool, trail: Trail) -> Step:
+        """Refuse a chunk, and with it the message: what of it was stored is dropped."""
+        self._discard_spool()
+        if self._transaction is None:
+            return self._refuse(refusal, "data", trail)
+        offered = refusal.reason is not Reason.PARAMETER_NOT_OFFERED
+        self._chunks = self._chunks or offered
+        if not last:
+            if offered and self._chunks_refused is None:
+                # RFC 3030 2: nothing of the message counts any more. A client that sends on all the same takes the
+                # reply to the last chunk for that of the message: a temporary refusal must not become a final one.
+                self._chunks_refused = refusal if refusal.reply.is_temporary else data.REFUSED_BEFORE
+            return self._refuse(refusal, "data", trail)
+        self._chunks_refused = None
+        self._too_big = False
+        if refusal.reply is replies.MESSAGE_TOO_BIG:
+            return self._finish(refusal, trail)
+        # RFC 2033 4.2: LMTP ends a message, refused or not, with as many replies as it has recipients.
+        return self._refuse(refusal, "data", trail, times=self._final_replies())
 
     async def _complete(self, bare_newline: bool) -> Step:
         """The message is whole: judge it, keep it, and answer its final reply."""
         transaction, trail, spool = self._transaction, self._tx_trail, self._spool
         assert transaction is not None
         assert trail is not None
-        self._spool = None
-        context = MessageContext(
-            self.session,
-            self._rules,
-            self._site.ports,
-            trail,
-            Stage.DATA,
-            transaction,
-            self._limits,
-            self._messages,
-            self._chunks,
-            self._chunks,
-            self._queue_id,
-            spool.size_octets if spool is not None else 0,
-            Header(spool.head()) if spool is not None else Header(b""),
-            bare_newline,
-            self._too_big,
-        )
-        self.accepting = True
+        size_octets = spool.size_octets if spool is not None else 0
         try:
+            context = MessageContext(
+                self.session,
+                self._rules,
+                self._site.ports,
+                trail,
+                Stage.DATA,
+                transaction,
+                self._limits,
+                self._messages,
+                self._chunks,
+                self._chunks,
+                self._queue_id,
+                size_octets,
+                Header(spool.head()) if spool is not None else Header(b""),
+                bare_newline,
+                self._too_big,
+            )
             verdict = await self._judge(data.POLICIES, context)
-            if spool is None or not isinstance(verdict, Proceed):
-                if spool is not None:
-                    spool.discard()
-                outcome: Reply | Refuse | Discard = verdict if not isinstance(verdict, Proceed) else data.TOO_BIG
-            else:
-                outcome = await self._site.acceptance.accept(context, transaction, spool)
+            if not isinstance(verdict, Proceed):
+                self._discard_spool()
+                return self._finish(verdict, trail, size_octets)
+            if spool is None:
+                return self._finish(data.TOO_BIG, trail, size_octets)
+            message = await self._site.acceptance.prepare(context, transaction, spool)
+            if self._given_up:
+                # Whoever was asked last did not pass the cancellation on.
+                raise CancelledError()
+            if isinstance(message, Refuse):
+                self._discard_spool()
+                return self._finish(message, trail, size_octets)
         except Exception:
-            if spool is not None:
-                spool.discard()
-            _log.failure("{event} trace={trace}", event="smtp.unexpected", trace=transaction.trace_id)
+            self._discard_spool()
+            if self._given_up:
+                raise
+            self._log_unexpected()
+            return self._finish(Refuse(replies.TRY_LATER, Reason.UNEXPECTED), trail, size_octets)
+        # From here on the content is the store's, and what it says is what the client is told.
+        self._spool = None
+        self.committing = True
+        try:
+            outcome = await self._site.acceptance.keep(message, self.session)
+        except Exception:
+            self._log_unexpected()
             outcome = Refuse(replies.TRY_LATER, Reason.UNEXPECTED)
         finally:
-            self.accepting = False
-        return self._finish(outcome, trail, context.size_octets)
+            self.committing = False
+        return self._finish(outcome, trail, size_octets)
+
+    def _final_replies(self) -> int:
+        """How many replies end the message: on LMTP one for each RCPT that was accepted, if any was."""
+        if self._transaction is None or not self.session.is_lmtp:
+            return 1
+        return max(1, self._transaction.replies_due)
 
     def _finish(self, outcome: Reply | Refuse | Discard, trail: Trail, size_octets: int | None = None) -> Step:
         """Give the final reply (on LMTP one for each accepted RCPT) and end the transaction."""
@@ -701,7 +758,7 @@ class Driver:
     def _end_transaction(self, why: str) -> None:
         """Drop a transaction that has no final reply, and record it when something was decided in it."""
         self._discard_spool()
-        if self._transaction is not None and self._tx_trail is not None and not self.accepting:
+        if self._transaction is not None and self._tx_trail is not None and not self.committing:
             self._queue_id = 0
             self._record(Kind.TRANSACTION, self._tx_trail, (), why)
             self._forget_transaction()
@@ -713,7 +770,7 @@ class Driver:
         self._queue_id = 0
         self._too_big = False
         self._chunks = False
-        self._chunks_failed = False
+        self._chunks_refused = None
         self._chunk_refusal = None
         self._core.transaction_ended()
 

@@ -8,7 +8,7 @@ that does not need it goes on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from mailgate.config.schema.session import SessionSettings
@@ -75,6 +75,13 @@ async def connection_parameters(rules: SessionSettings, scope: Scope) -> Connect
         vrfy=await rules.extensions.vrfy.value(scope),
         expn=await rules.extensions.expn.value(scope),
     )
+
+
+async def authenticated_parameters(
+    rules: SessionSettings, scope: Scope, before: ConnectionParameters
+) -> ConnectionParameters:
+    """What a successful AUTH changes: whether VRFY and EXPN are offered. The limits of the session stay."""
+    return replace(before, vrfy=await rules.extensions.vrfy.value(scope), expn=await rules.extensions.expn.value(scope))
 
 
 async def transaction_parameters(rules: SessionSettings, scope: Scope) -> TransactionParameters:

@@ -41,11 +41,20 @@ class _Transport(StringTransport):
 class ListenerInMemory:
     """The listeners of a configuration, and the queue behind them."""
 
-    def __init__(self, config: str, zone: Zone | None = None) -> None:
-        """Raises what `mailgate.config.load` raises for a configuration with errors."""
+    def __init__(
+        self,
+        config: str,
+        zone: Zone | None = None,
+        store: MemoryStore | None = None,
+        queued: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`queued` is called after each commit.
+
+        Raises what `mailgate.config.load` raises for a configuration with errors.
+        """
         self.settings = load_text(config).settings
         self.clock = Clock()
-        self.store = MemoryStore()
+        self.store = store if store is not None else MemoryStore()
         settings = self.settings
         found = directories(settings, _at_once)
         addresses = AddressRules(settings.session.rcpt.sub_addressing, settings.session.rcpt.catch_all)
@@ -54,7 +63,7 @@ class ListenerInMemory:
         shared = Shared(
             ports=Ports(outside, found, addresses),
             store=self.store,
-            acceptance=Acceptance(self.store, schedules, self.wall, lambda: None),
+            acceptance=Acceptance(self.store, schedules, self.wall, queued),
             ring=None,
             clock=self.clock,
             wall=self.wall,

@@ -14,6 +14,8 @@ from mailgate.session.chain import Policy
 from mailgate.session.context import DataContext, MessageContext
 from mailgate.session.unanswered import unanswered
 
+NO_RECIPIENT = Refuse(replies.RCPT_FIRST, Reason.NO_RECIPIENTS)
+REFUSED_BEFORE = Refuse(replies.BDAT_FAILED_BEFORE, Reason.SEQUENCE)
 TOO_BIG = Refuse(replies.MESSAGE_TOO_BIG, Reason.MESSAGE_TOO_BIG)
 
 
@@ -21,7 +23,7 @@ async def there_is_a_recipient(context: DataContext) -> Verdict:
     """No message without an accepted recipient."""
     if context.transaction is not None and context.transaction.recipients:
         return PROCEED
-    return Refuse(replies.RCPT_FIRST, Reason.NO_RECIPIENTS)
+    return NO_RECIPIENT
 
 
 async def body_may_come_this_way(context: DataContext) -> Verdict:
@@ -89,7 +91,8 @@ async def message_does_not_loop(context: MessageContext) -> Verdict:
 
 BEFORE: tuple[Policy[DataContext], ...] = (there_is_a_recipient, body_may_come_this_way, messages_are_left)
 
-BEFORE_CHUNK: tuple[Policy[DataContext], ...] = (*BEFORE, chunking_is_offered)
+# Where BDAT is not offered nothing else about it matters.
+BEFORE_CHUNK: tuple[Policy[DataContext], ...] = (chunking_is_offered, *BEFORE)
 
 POLICIES: tuple[Policy[MessageContext], ...] = (
     size_is_within_limit,

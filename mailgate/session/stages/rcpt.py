@@ -12,6 +12,8 @@ from mailgate.session.chain import Policy
 from mailgate.session.context import RcptContext
 from mailgate.session.unanswered import unanswered
 
+MOST_REPEATED = 1000
+
 ALREADY_THERE = Discard(Reason.DUPLICATE, replies.RECIPIENT_OK)
 NO_TRANSACTION = Refuse(replies.MAIL_FIRST, Reason.NO_TRANSACTION)
 
@@ -29,7 +31,9 @@ async def count_is_below_limit(context: RcptContext) -> Verdict:
     limit = context.limits.max_recipients
     if isinstance(limit, Unknown):
         return unanswered(limit, "session.rcpt.max-recipients")
-    if len(context.transaction.recipients) >= limit:
+    # Each accepted RCPT is owed a final reply on LMTP, a repeated one too: those are bounded as well.
+    accepted = context.transaction.replies_due
+    if len(context.transaction.recipients) >= limit or accepted >= max(limit, MOST_REPEATED):
         return Refuse(replies.TOO_MANY_RECIPIENTS, Reason.TOO_MANY_RECIPIENTS)
     return PROCEED
 
