@@ -2,7 +2,8 @@
 
 Expired recipients are closed; delays that are due are told; the due recipients
 are grouped by domain and route, each group is handed over, its outcomes become
-new facts, and those are stored before the next group begins. At the end one
+new facts, and those are stored before the next group begins; of a large group
+after each transaction. At the end one
 notification tells the sender all there is to tell, in the same transaction as
 the facts it tells. A fault of the program delays the group it happened in; it
 never loses a recipient, and never ends more than this attempt.
