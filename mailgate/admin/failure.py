@@ -13,6 +13,9 @@ class Status(IntEnum):
     """Ids or selectors were given and nothing matched; warnings under `--strict`."""
     USAGE = 64
     UNREACHABLE = 69
+    """The daemon is needed and cannot be reached."""
+    SOFTWARE = 70
+    """A mistake in mailgate itself."""
     INTERNAL = 70
     """mailgate found a fault of its own."""
     NOT_NOW = 75

@@ -16,6 +16,8 @@ import click
 from mailgate.admin.command.config import config
 from mailgate.admin.command.explain import explain
 from mailgate.admin.command.queue import queue
+from mailgate.admin.command.reload import reload
+from mailgate.admin.command.status import status
 from mailgate.admin.command.version import version
 from mailgate.admin.failure import Failed, Status
 from mailgate.admin.output import print_json
@@ -39,7 +41,7 @@ def cli(context: click.Context, config_file: str) -> None:
     context.obj = config_file
 
 
-for _command in (config, explain, queue, version):
+for _command in (config, explain, queue, reload, status, version):
     cli.add_command(_command)
 
 
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_document = "--json" in given
     try:
-        status = cli.main(args=given, prog_name="mailgate", standalone_mode=False)
+        ended = cli.main(args=given, prog_name="mailgate", standalone_mode=False)
     except Failed as failed:
         return _failed(failed.status, failed.message, as_document)
     except click.exceptions.NoArgsIsHelpError as missing:
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has seen enough; the interpreter must not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Status.OK
-    return status if isinstance(status, int) else Status.OK
+    return ended if isinstance(ended, int) else Status.OK
 
 
 def _failed(status: Status, message: str, as_document: bool) -> int:

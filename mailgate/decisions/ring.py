@@ -71,11 +71,8 @@ class Ring:
         `secrets` are replaced wherever they would be written.
         """
         self._folder = folder
-        self._size = size_octets
-        self._age_seconds = age.total_seconds()
-        self._segment_octets = max(size_octets // _SEGMENTS, 4096)
-        self._segment_seconds = max(self._age_seconds / _SEGMENTS, 1.0)
-        self._redactor = Redactor(secrets)
+        self._secrets: frozenset[str] = frozenset()
+        self.keep(size_octets=size_octets, age=age, secrets=secrets)
         self._on_failure = on_failure
         self._now = now
         self._waiting: deque[Finished] = deque()
@@ -99,6 +96,15 @@ class Ring:
         self._failing = False
 
     # --- the reactor's side ---------------------------------------------------
+
+    def keep(self, *, size_octets: int, age: timedelta, secrets: Collection[str] = ()) -> None:
+        """Keep so much for so long from now on. Secrets once known stay secret: old sessions still record theirs."""
+        self._size = size_octets
+        self._age_seconds = age.total_seconds()
+        self._segment_octets = max(size_octets // _SEGMENTS, 4096)
+        self._segment_seconds = max(self._age_seconds / _SEGMENTS, 1.0)
+        self._secrets = self._secrets.union(secrets)
+        self._redactor = Redactor(self._secrets)
 
     def start(self) -> None:
         """Start the writer thread. What was recorded before is written then."""

@@ -90,6 +90,7 @@ class Generation:
     local: LocalDelivery
     dsn: DsnRules
     outside: Outside
+    resolver: Resolver
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,6 @@ class Surroundings:
     """
 
     store: QueueStore
-    resolver: Resolver
     remote: Remote
     notifier: Notifier
     wall_ms: Callable[[], int]

@@ -104,11 +104,21 @@ class Wake:
         if self._is_open and not self._is_wanted:
             self._want_scan()
 
-    def use(self, generation: Generation) -> None:
-        """Take another generation of the configuration for the attempts that begin from now on."""
+    def use(self, generation: Generation, pace: Pace | None = None) -> None:
+        """Take another generation of the configuration for the attempts that begin from now on.
+
+        `pace` is a new one of the same `lease_seconds`: leases are not shortened or prolonged while they are held.
+        """
         self._generation = generation
+        if pace is not None:
+            self._pace = pace
         self._make_lanes()
         self._want_scan()
+
+    def slots(self, queue: str) -> int:
+        """Attempts that a virtual queue may have at once."""
+        lane = self._lanes.get(queue)
+        return lane.limit if lane is not None else THREADS_OF_A_LOST_QUEUE
 
     @property
     def running(self) -> int:

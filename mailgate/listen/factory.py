@@ -44,6 +44,11 @@ class ListenerFactory(ServerFactory):
         self.connections.add(shell)
         return shell
 
+    def use(self, site: Site, tls: ServerTls | None) -> None:
+        """Give connections from now on another generation's rules; those that are open keep theirs."""
+        self.site = site
+        self.tls = tls
+
     def gone(self, shell: SmtpShell) -> None:
         """A connection has ended."""
         self.connections.discard(shell)

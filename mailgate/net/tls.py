@@ -389,6 +389,10 @@ class ClientTls:
                 raise ValueError("the host name is not in A-label form")
         return ClientHandshake(self._verifying(trust_file) if verify else self._unverified(), host, verify)
 
+    def forget(self) -> None:
+        """Read trust files and the system's roots anew when they are needed next."""
+        self._trusting.clear()
+
     def _verifying(self, trust_file: str | None) -> SSL.Context:
         context = self._trusting.get(trust_file)
         if context is None:

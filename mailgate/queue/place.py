@@ -143,6 +143,11 @@ class Space:
         self._looked = float("-inf")
         self._short: str | None = None
 
+    def demand_from_now(self, min_free_octets: int) -> None:
+        """Take another limit; the next look at the disk counts."""
+        self._min_free_octets = min_free_octets
+        self._looked = float("-inf")
+
     def demand(self) -> None:
         """Raise `StoreFull` while there is less than the least free space; `StoreFailed` where that is unknown."""
         now = monotonic()

@@ -115,6 +115,11 @@ class SqliteStore:
         self._next_collection: DelayedCall | None = None
         self._collecting: Deferred[None] | None = None
 
+    def adjust(self, inline_octets: int, min_free_octets: int) -> None:
+        """Take other limits for the messages that come in from now on."""
+        self._inline_octets = inline_octets
+        self._space.demand_from_now(min_free_octets)
+
     # --- start and stop -------------------------------------------------------
 
     async def start(self) -> None:

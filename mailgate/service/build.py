@@ -1,8 +1,8 @@
 """Settings to object graph, here and nowhere else.
 
-Nothing is opened or started: a `Program` is everything of one generation of
-the configuration, wired up. `gateway.py` starts and stops it; tests build one
-with a clock and a store of their own.
+Nothing is opened or started: a `Program` is everything, wired up; `gateway.py`
+starts and stops it. A `Renewal` is the next generation of the configuration
+over what lasts: store, record of decisions, idle connections, scheduler.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -30,7 +30,7 @@ from mailgate.deliver.attempt import Attempt
 from mailgate.deliver.events import log as log_event
 from mailgate.deliver.maildir import LocalDelivery
 from mailgate.deliver.opening import Opener
-from mailgate.deliver.plan import THREADS_OF_A_LOST_QUEUE, build_plan, schedule_table
+from mailgate.deliver.plan import build_plan, schedule_table
 from mailgate.deliver.reuse import IdleConnections
 from mailgate.deliver.unit import Generation, Surroundings
 from mailgate.deliver.wake import Pace, Wake
@@ -39,11 +39,13 @@ from mailgate.dns.cache import CachingResolver
 from mailgate.dns.question import dns_query
 from mailgate.dns.resolver import Resolver
 from mailgate.listen.factory import ESMTPFactory, ListenerFactory, LMTPFactory
+from mailgate.lookup.accounts import BadDirectory
 from mailgate.lookup.configured import directories, lists
+from mailgate.lookup.lists import BadList
 from mailgate.lookup.outside import Answers
 from mailgate.lookup.recipient import AddressRules
 from mailgate.net.connect import Connector
-from mailgate.net.tls import ClientTls, ServerCertificate, ServerTls, load_certificates, server_tls
+from mailgate.net.tls import ClientTls, ServerCertificate, ServerTls, TlsConfigError, load_certificates, server_tls
 from mailgate.queue.enqueue import Schedules
 from mailgate.queue.sqlite import SqliteStore
 from mailgate.queue.store import QueueStore
@@ -56,6 +58,14 @@ from mailgate.session.site import Site
 _log = Logger(namespace="mailgate.service")
 
 T = TypeVar("T")
+
+
+class RunBlocking(Protocol):
+    """Runs a call that may block outside the reactor's thread."""
+
+    def __call__(self, work: Callable[..., T], *arguments: object) -> Deferred[T]:
+        """Fire with what `work(*arguments)` answers, or fail with what it raises."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +106,12 @@ def _read_resolv_conf() -> str:
         return ""
 
 
-def factories(settings: Settings, shared: Shared) -> tuple[ListenerFactory, ...]:
-    """One factory per listener, in the order of the configuration."""
-    certificates = load_certificates(settings.certificate, settings.server.hostname)
+def factories(
+    settings: Settings, shared: Shared, certificates: tuple[ServerCertificate, ...] | None = None
+) -> tuple[ListenerFactory, ...]:
+    """One factory per listener, in the order of the configuration. Raises `TlsConfigError`."""
+    if certificates is None:
+        certificates = load_certificates(settings.certificate, settings.server.hostname)
     made: list[ListenerFactory] = []
     for name, listener in settings.server.listener.items():
         offers_tls = listener.tls.enable or listener.tls.implicit
@@ -132,44 +145,120 @@ def _server_tls(listener: ListenerSettings, certificates: tuple[ServerCertificat
 
 @dataclass(slots=True)
 class Program:
-    """Everything of one generation, wired up and not yet started."""
+    """Everything wired up and not yet started: what lasts while the program runs, and its first generation."""
 
     reactor: PosixReactorBase
     store: SqliteStore
     ring: Ring | None
+    """None as long as no generation wanted decisions recorded."""
     wake: Wake
     idle: IdleConnections
+    client_tls: ClientTls
     factories: tuple[ListenerFactory, ...]
+    """The listeners as they were at the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """One generation made beside another that still serves; `reload.py` puts it in place."""
+
+    factories: tuple[ListenerFactory, ...]
+    delivery: Generation
+    pace: Pace
+    ring: Ring | None
+    """The record of decisions: the one there is, one that is not yet started, or None where there shall be none."""
+
+
+class Unbuildable(Exception):
+    """A configuration that loads and cannot be served: what is wrong with its directories, lists and certificates."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class _Parts:
+    """What sessions and attempts of one generation share."""
+
+    def __init__(self, settings: Settings, reactor: PosixReactorBase, store: SqliteStore) -> None:
+        """Raises `Unbuildable`; reads the files of lists."""
+        run_blocking = blocking(reactor)
+        problems: list[str] = []
+        try:
+            self.directories = directories(settings, run_blocking)
+        except BadDirectory as bad:
+            problems += bad.problems
+        try:
+            found_lists = lists(settings)
+        except BadList as bad:
+            problems += bad.problems
+        try:
+            self.certificates = load_certificates(settings.certificate, settings.server.hostname)
+        except TlsConfigError as bad:
+            problems.append(str(bad))
+        if problems:
+            raise Unbuildable(problems)
+        dns = resolver(settings, reactor)
+        rules = settings.session.rcpt
+        self.addresses = AddressRules(rules.sub_addressing, rules.catch_all)
+        self.outside = Answers(self.directories, found_lists, partial(dns_query, dns), self.addresses)
+        strategy = settings.queue.strategy.schedule
+        self.schedules = Schedules(strategy, schedule_table(settings.queue.schedule), self.outside)
+        local = LocalDelivery(
+            store,
+            run_blocking,
+            partial(self.addresses.split, outside=self.outside.plain),
+            settings.server.hostname,
+            settings.session.data.add_headers.delivered_to,
+        )
+        dsn = settings.report.dsn
+        self.delivery = Generation(
+            plan=build_plan(settings, self.schedules),
+            local=local,
+            dsn=DsnRules(settings.report.submitter, dsn.from_name, dsn.from_address, dsn.max_size),
+            outside=self.outside,
+            resolver=dns,
+        )
+        queue = settings.queue
+        self.pace = Pace(queue.poll.total_seconds(), queue.lease.total_seconds(), queue.sweep.total_seconds())
+
+    def listeners(
+        self, settings: Settings, reactor: PosixReactorBase, store: SqliteStore, ring: Ring | None, wake: Wake
+    ) -> tuple[ListenerFactory, ...]:
+        shared = Shared(
+            ports=Ports(self.outside, self.directories, self.addresses),
+            store=store,
+            acceptance=Acceptance(store, self.schedules, time.time, wake.nudge),
+            ring=ring,
+            clock=reactor,
+            wall=time.time,
+        )
+        try:
+            return factories(settings, shared, self.certificates)
+        except TlsConfigError as bad:
+            raise Unbuildable([str(bad)]) from None
 
 
 def build(settings: Settings, reactor: PosixReactorBase, secrets: Collection[str] = ()) -> Program:
-    """Wire up a program: nothing is opened, nothing started. `secrets` are kept out of the record of decisions."""
+    """Wire up a program: nothing is opened, nothing started. `secrets` are kept out of the record of decisions.
 
-    def run_blocking(work: Callable[..., T], *arguments: object) -> Deferred[T]:
-        return deferToThreadPool(reactor, reactor.getThreadPool(), work, *arguments)
-
-    hostname = settings.server.hostname
-    dns = resolver(settings, reactor)
-    found_directories = directories(settings, run_blocking)
-    rules = settings.session.rcpt
-    addresses = AddressRules(rules.sub_addressing, rules.catch_all)
-    outside = Answers(found_directories, lists(settings), partial(dns_query, dns), addresses)
-    schedules = Schedules(settings.queue.strategy.schedule, schedule_table(settings.queue.schedule), outside)
-    queue_file = settings.queue_file
+    Raises `Unbuildable`.
+    """
     store = SqliteStore(
-        queue_file,
+        settings.queue_file,
         settings.queue.spool,
         reactor=reactor,
-        run_blocking=run_blocking,
+        run_blocking=blocking(reactor),
         inline_octets=settings.queue.inline_size,
-        min_free_octets=settings.queue.min_free.octets_of(_disk_octets(queue_file)),
+        min_free_octets=min_free_octets(settings),
         lease=settings.queue.lease,
     )
-    threads = {name: each.threads_per_node for name, each in settings.queue.virtual.items()}
-    idle = IdleConnections(reactor, lambda queue: threads.get(queue, THREADS_OF_A_LOST_QUEUE))
+    parts = _Parts(settings, reactor, store)
+    client_tls = ClientTls()
+    idle = IdleConnections(reactor, lambda queue: wake.slots(queue))
     remote = Attempt(
         store,
-        Opener(Connector(reactor, reactor), ClientTls(), log_event),
+        Opener(Connector(reactor, reactor), client_tls, log_event),
         idle,
         _wall_ms,
         random.Random(),
@@ -177,40 +266,43 @@ def build(settings: Settings, reactor: PosixReactorBase, secrets: Collection[str
     )
     around = Surroundings(
         store=store,
-        resolver=dns,
         remote=remote,
         notifier=Notifier(store, _wall_ms),
         wall_ms=_wall_ms,
         chance=random.random,
         pause=partial(deferLater, reactor),
     )
-    local = LocalDelivery(
-        store,
-        run_blocking,
-        partial(addresses.split, outside=outside.plain),
-        hostname,
-        settings.session.data.add_headers.delivered_to,
-    )
-    dsn = settings.report.dsn
-    generation = Generation(
-        plan=build_plan(settings, schedules),
-        local=local,
-        dsn=DsnRules(settings.report.submitter, dsn.from_name, dsn.from_address, dsn.max_size),
-        outside=outside,
-    )
-    queue = settings.queue
-    pace = Pace(queue.poll.total_seconds(), queue.lease.total_seconds(), queue.sweep.total_seconds())
-    wake = Wake(around, generation, reactor, pace)
+    wake = Wake(around, parts.delivery, reactor, parts.pace)
     ring = _ring(settings, secrets)
-    shared = Shared(
-        ports=Ports(outside, found_directories, addresses),
-        store=store,
-        acceptance=Acceptance(store, schedules, time.time, wake.nudge),
-        ring=ring,
-        clock=reactor,
-        wall=time.time,
-    )
-    return Program(reactor, store, ring, wake, idle, factories(settings, shared))
+    made = parts.listeners(settings, reactor, store, ring, wake)
+    return Program(reactor, store, ring, wake, idle, client_tls, made)
+
+
+def renew(program: Program, settings: Settings, secrets: Collection[str] = ()) -> Renewal:
+    """Make another generation over what lasts; nothing of the program is touched. May run on any thread.
+
+    Raises `Unbuildable`.
+    """
+    parts = _Parts(settings, program.reactor, program.store)
+    ring = None
+    if settings.decisions.enable:
+        ring = program.ring or _ring(settings, secrets)
+    made = parts.listeners(settings, program.reactor, program.store, ring, program.wake)
+    return Renewal(made, parts.delivery, parts.pace, ring)
+
+
+def blocking(reactor: PosixReactorBase) -> RunBlocking:
+    """What runs work that blocks on the threads of the reactor's pool."""
+
+    def run_blocking(work: Callable[..., T], *arguments: object) -> Deferred[T]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), work, *arguments)
+
+    return run_blocking
+
+
+def min_free_octets(settings: Settings) -> int:
+    """`queue.min-free` in octets, for the file system the queue is on."""
+    return settings.queue.min_free.octets_of(_disk_octets(settings.queue_file))
 
 
 def _wall_ms() -> int:

@@ -1,30 +1,34 @@
 """The running program: what is started in which order, and stopped in which.
 
 Start: sockets (while there may still be privileges for them), then the queue
-with its recovery, then the record of decisions, then delivery, and only then
-are connections taken. Stop is the reverse, so that whatever was answered with
-250 is on disk and nothing is taken that could not be kept.
+with its recovery, the control socket, the record of decisions, delivery, and
+only then are connections taken. Stop is the reverse, so that whatever was
+answered with 250 is on disk and nothing is taken that could not be kept.
+SIGHUP reads the configuration again, as `mailgate reload` does.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-import socket
+import signal
 import sys
+from types import FrameType
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mailgate.config.kind import SocketAddress
-from mailgate.config.schema.settings import Settings
+from mailgate.admin.control_socket import CannotControl, ControlSocket
+from mailgate.config.load import Loaded
 from mailgate.listen.factory import ListenerFactory
-from mailgate.listen.sockets import CannotListen, listening_socket
+from mailgate.listen.sockets import CannotListen
 from mailgate.queue.store import StoreFailed
 from mailgate.service.build import Program
+from mailgate.service.commands import Commands
+from mailgate.service.listeners import Listeners
+from mailgate.service.reload import Refused, Reloader, settle_memory
 
 _log = Logger(namespace="mailgate.service")
 
@@ -45,12 +49,16 @@ class Gateway(Service):
 
     name = "mailgate"
 
-    def __init__(self, program: Program, settings: Settings, warnings: tuple[str, ...] = ()) -> None:
+    def __init__(self, program: Program, loaded: Loaded, file: str) -> None:
+        """`file` is where the configuration is read again, `loaded` what it said now."""
         self.program = program
-        self._settings = settings
-        self._warnings = warnings
-        self._sockets: list[tuple[ListenerFactory, SocketAddress, socket.socket]] = []
-        self._ports: list[IListeningPort] = []
+        self.listeners = Listeners(program.reactor)
+        self.reloader = Reloader(program, self.listeners, loaded, file)
+        commands = Commands(self.reloader, self.listeners, program.wake)
+        self._control = ControlSocket(loaded.settings.management.socket, commands.table(), program.reactor)
+        self._hangup: object = None
+        """What SIGHUP did before."""
+        self._wants_reload = False
         self._is_started = False
         self.started: Deferred[None] = Deferred()
         """Fires when connections are taken; fails when the queue cannot be opened."""
@@ -58,67 +66,70 @@ class Gateway(Service):
     @property
     def factories(self) -> tuple[ListenerFactory, ...]:
         """One factory per listener, in the order of the configuration."""
-        return self.program.factories
+        return self.program.factories if not self._is_started else self.listeners.factories
 
     def privilegedStartService(self) -> None:
         """Open every listening socket; ends the program with 69 when one cannot be."""
         super().privilegedStartService()
         try:
-            for factory in self.program.factories:
-                listener = factory.site.listener
-                for address in listener.bind:
-                    opened = listening_socket(factory.listener_id, address, listener.socket)
-                    self._sockets.append((factory, address, opened))
+            self.listeners.open(self.program.factories)
         except CannotListen as problem:
-            self._close_sockets()
             print(problem, file=sys.stderr)
             raise SystemExit(EX_UNAVAILABLE) from problem
 
     def startService(self) -> None:
         """Open the queue, then take connections."""
         super().startService()
-        for warning in self._warnings:
+        for warning in self.reloader.in_use.warnings:
             _log.warn("{event}", event="config.warning", warning=warning)
+        self._hangup = signal.signal(signal.SIGHUP, self._hung_up)
         Deferred.fromCoroutine(self._start()).addErrback(self._cannot_start)
 
     async def _start(self) -> None:
         program = self.program
         await program.store.start()
+        self._control.start()
         if program.ring is not None:
             program.ring.start()
         program.wake.start()
-        for factory, address, opened in self._sockets:
-            port = program.reactor.adoptStreamPort(opened.fileno(), opened.family, factory)
-            # Twisted works on a duplicate of its own.
-            opened.close()
-            self._ports.append(port)
-            _log.info(
-                "{event}",
-                event="listener.started",
-                listener=factory.listener_id,
-                protocol=factory.site.listener.protocol,
-                address=str(address),
-            )
-        self._sockets = []
-        _log.info("{event}", event="server.started", hostname=self._settings.server.hostname)
+        self.listeners.serve()
+        _log.info("{event}", event="server.started", hostname=self.reloader.in_use.settings.server.hostname)
+        settle_memory()
         self._is_started = True
         self.started.callback(None)
+        if self._wants_reload:
+            self._reload()
 
     def _cannot_start(self, failure: Failure) -> None:
-        self._close_sockets()
-        if failure.check(StoreFailed):
+        self.listeners.close()
+        status = EX_TEMPFAIL
+        if failure.check(StoreFailed, CannotControl):
             _log.error("{event}", event="server.cannot-start", reason=failure.getErrorMessage())
             print(f"mailgate: {failure.getErrorMessage()}", file=sys.stderr)
+            status = EX_TEMPFAIL if failure.check(StoreFailed) else EX_UNAVAILABLE
         else:
             _log.failure("{event}", failure=failure, event="server.cannot-start")
         # twistd ends with 0 whatever happens: the status is set when all else is done, its pid file gone too.
-        atexit.register(_end_with, EX_TEMPFAIL)
+        atexit.register(_end_with, status)
         self.program.reactor.stop()
 
-    def _close_sockets(self) -> None:
-        for _, _, opened in self._sockets:
-            opened.close()
-        self._sockets = []
+    # --- another generation -----------------------------------------------------------
+
+    def _hung_up(self, number: int, frame: FrameType | None) -> None:
+        """SIGHUP: Python calls this between any two steps of the program, so nothing is done here."""
+        self.program.reactor.callFromThread(self._reload)
+
+    def _reload(self) -> None:
+        if not self._is_started:
+            self._wants_reload = True
+            return
+        Deferred.fromCoroutine(self.reloader.reload("SIGHUP")).addErrback(self._not_reloaded)
+
+    def _not_reloaded(self, failure: Failure) -> None:
+        if not failure.check(Refused):
+            _log.failure("{event}", failure=failure, event="config.reload-failed")
+
+    # --- stop ---------------------------------------------------------------------------
 
     def stopService(self) -> Deferred[None]:
         """Take no more connections, say goodbye to clients, finish what is being committed and attempted."""
@@ -127,20 +138,16 @@ class Gateway(Service):
 
     async def _stop(self) -> None:
         program = self.program
+        self.reloader.close()
         if not self._is_started:
             return
         _log.info("{event}", event="server.stopping")
-        self._close_sockets()
-        for port in self._ports:
-            await maybeDeferred(port.stopListening)
-        grace = self._settings.server.shutdown_grace.total_seconds()
-        for factory in program.factories:
-            ended = factory.shut_down()
-            ended.addTimeout(grace, program.reactor, onTimeoutCancel=lambda result, timeout: None)
-            await ended
+        grace = self.reloader.in_use.settings.server.shutdown_grace.total_seconds()
+        await self.listeners.stop(grace)
         await program.wake.stop(grace)
         program.idle.stop()
         await program.store.stop()
         if program.ring is not None:
             program.ring.close()
+        await self._control.stop()
         _log.info("{event}", event="server.stopped")

@@ -16,9 +16,7 @@ from twisted.python import usage
 from mailgate import __version__
 from mailgate.config.error import ConfigErrors
 from mailgate.config.load import Loaded, load
-from mailgate.lookup.accounts import BadDirectory
-from mailgate.lookup.lists import BadList
-from mailgate.service.build import build
+from mailgate.service.build import Unbuildable, build
 from mailgate.service.gateway import Gateway
 from mailgate.service.log import LOG_FILE
 
@@ -78,9 +76,10 @@ def makeService(options: Options) -> IService:
     if not isinstance(reactor, PosixReactorBase):
         raise TypeError(f"mailgate needs a reactor of Twisted's own for POSIX, not {type(reactor).__name__}")
     try:
-        program = build(loaded.settings, reactor)
-    except (BadDirectory, BadList) as wrong:
+        program = build(loaded.settings, reactor, loaded.secrets)
+    except Unbuildable as wrong:
         for problem in wrong.problems:
             print(f"{options['config']}: {problem}")
         raise SystemExit(EX_CONFIG) from None
-    return Gateway(program, loaded.settings, tuple(str(each) for each in loaded.warnings))
+    # twistd may change its directory after this.
+    return Gateway(program, loaded, os.path.abspath(options["config"]))

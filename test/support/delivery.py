@@ -110,7 +110,6 @@ class World:
         self.pace = pace or Pace()
         self.around = Surroundings(
             store=self.store,
-            resolver=self.zone,
             remote=self.remote,
             notifier=Notifier(self.store, self.wall_ms),
             wall_ms=self.wall_ms,
@@ -133,7 +132,7 @@ class World:
 
         local = LocalDelivery(self.store, run_blocking, split, "mx.example.net")
         rules = DsnRules(report.submitter, report.dsn.from_name, report.dsn.from_address, report.dsn.max_size)
-        self.generation = Generation(build_plan(self.settings, schedules), local, rules, self.outside)
+        self.generation = Generation(build_plan(self.settings, schedules), local, rules, self.outside, self.zone)
         return self
 
     def wall_ms(self):
