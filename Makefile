@@ -7,7 +7,7 @@
 #   make spec    which acceptance rows are covered, and what the others wait for
 #   make bench   side by side with other servers (root, Postfix, gcc)
 #   make fuzz    the protocol cores against random octets (FUZZ_SECONDS=60)
-#   make doc     write doc/configuration.md anew from the schema
+#   make doc     write doc/configuration.md and doc/mailgate.schema.json anew from the schema
 #   make venv    only the virtual environment, in .venv, from requirements/lock.txt
 #   make clean   remove what was built; var/ with its queue and mailboxes stays
 
@@ -66,6 +66,8 @@ fuzz: venv
 doc: venv
 	$(BIN)/python -m mailgate.config.explain > doc/configuration.md.new
 	@mv doc/configuration.md.new doc/configuration.md
+	$(BIN)/python -m mailgate.config.jsonschema > doc/mailgate.schema.json.new
+	@mv doc/mailgate.schema.json.new doc/mailgate.schema.json
 
 clean:
 	rm -rf .venv build dist *.egg-info bench/results .pytest_cache .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache

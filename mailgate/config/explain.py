@@ -36,9 +36,14 @@ _HEAD = """\
 
 Made from the declarations in `mailgate/config/schema` by `make doc`: do not edit.
 
-mailgate reads one file of TOML 1.0. A file with any error is refused as a whole, with every error
-in it at once; `mailgate config check FILE` shows them. Unknown keys are errors. Relative paths are
-relative to the directory mailgate is started in.
+mailgate reads a file of TOML 1.0, and beside it `conf.d/*.toml` in the order of their names (neither
+hidden files nor those that editors and package managers leave behind, such as `x.toml~`). Tables of
+several files are merged, entries of `[[...]]` follow each other; any other key stands in one file
+only. A configuration with any error is refused as a whole, with every error in it at once;
+`mailgate config check FILE` shows them, `mailgate config show --effective --origin` what is in
+effect and where it is written. Unknown keys are errors. Relative paths are relative to the
+directory mailgate is started in. `mailgate.schema.json` beside this page is for editors that check
+TOML by a JSON Schema.
 
 | Type | How it is written |
 |---|---|

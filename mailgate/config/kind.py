@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Generic, NamedTuple, TypeVar
 
@@ -77,6 +77,34 @@ class Kind(Generic[T_co]):
     name: str
     read: Callable[[Quoted], T_co]
     """Raises `Unfit`."""
+    json: Mapping[str, object] = field(default_factory=dict)
+    """What it takes as JSON Schema, for editors: all of that, and perhaps more."""
+
+
+# A string with a macro in it may become anything.
+_MACRO_PATTERN = r"%\{(env|file|cfg):"
+_STRING: Mapping[str, object] = {"type": "string"}
+_NOT_EMPTY: Mapping[str, object] = {"type": "string", "minLength": 1}
+
+
+def _matching(pattern: str) -> Mapping[str, object]:
+    return {"type": "string", "pattern": f"{pattern}|{_MACRO_PATTERN}"}
+
+
+def any_of(*schemas: Mapping[str, object]) -> Mapping[str, object]:
+    """JSON Schema of what fits one of several."""
+    return {"anyOf": [dict(schema) for schema in schemas]}
+
+
+def _any_case(text: str) -> str:
+    letters = (f"[{c.upper()}{c.lower()}]" if c.isalpha() else re.escape(c) for c in text)
+    return r"^\s*" + "".join(letters) + r"\s*$"
+
+
+def words_schema(words: Iterable[str]) -> Mapping[str, object]:
+    """JSON Schema of one of a few words, proposed as they are spelt here, taken in any case."""
+    each = list(words)
+    return any_of({"enum": each}, _matching("|".join(map(_any_case, each))))
 
 
 def _boolean(value: Quoted) -> bool:
@@ -87,7 +115,7 @@ def _boolean(value: Quoted) -> bool:
     raise Unfit(f"{value.text} is no boolean", "write true or false")
 
 
-BOOLEAN = Kind("boolean", _boolean)
+BOOLEAN = Kind("boolean", _boolean, {"type": "boolean"})
 
 
 def _whole_number(value: Quoted) -> int:
@@ -109,11 +137,12 @@ def integer(least: int = 0, most: int = _LARGEST) -> Kind[int]:
     def read(value: Quoted) -> int:
         number = _whole_number(value)
         if number < least or number > most:
-            bounds = f"from {least} to {most}" if most != _LARGEST else f"of at least {least}"
-            raise Unfit(f"{value.text} is out of range", f"write a number {bounds}")
+            allowed = f"from {least} to {most}" if most != _LARGEST else f"of at least {least}"
+            raise Unfit(f"{value.text} is out of range", f"write a number {allowed}")
         return number
 
-    return Kind("integer", read)
+    bounds = {"minimum": least} if most == _LARGEST else {"minimum": least, "maximum": most}
+    return Kind("integer", read, any_of({"type": "integer", **bounds}, _matching(r"^\s*-?[0-9]+\s*$")))
 
 
 def _size(value: Quoted) -> int:
@@ -131,7 +160,7 @@ def _hidden(value: Quoted, wrong: BadValue) -> Unfit:
     return Unfit(problem, wrong.advice)
 
 
-SIZE = Kind("size", _size)
+SIZE = Kind("size", _size, any_of({"type": "integer", "minimum": 1}, _matching(r"^\s*[0-9\s]+([kKmMgG]\s*[bB]?)?\s*$")))
 
 
 def _duration(value: Quoted) -> timedelta:
@@ -141,7 +170,8 @@ def _duration(value: Quoted) -> timedelta:
         raise _hidden(value, wrong)
 
 
-DURATION = Kind("duration", _duration)
+_DURATION_SCHEMA = any_of({"type": "number", "exclusiveMinimum": 0}, _matching(r"^[0-9\s]+([dhms]|m\s*s)?\s*$"))
+DURATION = Kind("duration", _duration, _DURATION_SCHEMA)
 
 
 def _coarse_duration(value: Quoted) -> timedelta:
@@ -149,7 +179,7 @@ def _coarse_duration(value: Quoted) -> timedelta:
 
 
 # Queue schedules: what is shorter than a second counts as one second.
-DURATION_FROM_1S = Kind("duration", _coarse_duration)
+DURATION_FROM_1S = Kind("duration", _coarse_duration, _DURATION_SCHEMA)
 
 
 def _text(value: Quoted) -> str:
@@ -158,7 +188,7 @@ def _text(value: Quoted) -> str:
     return value.raw
 
 
-TEXT = Kind("string", _text)
+TEXT = Kind("string", _text, _STRING)
 
 
 def _line(value: Quoted) -> str:
@@ -168,7 +198,7 @@ def _line(value: Quoted) -> str:
     return text
 
 
-LINE = Kind("string", _line)
+LINE = Kind("string", _line, _STRING)
 
 
 def _name(value: Quoted) -> str:
@@ -178,7 +208,7 @@ def _name(value: Quoted) -> str:
     return text
 
 
-NAME = Kind("string", _name)
+NAME = Kind("string", _name, _NOT_EMPTY)
 
 
 def _path(value: Quoted) -> str:
@@ -188,7 +218,7 @@ def _path(value: Quoted) -> str:
     return text
 
 
-PATH = Kind("path", _path)
+PATH = Kind("path", _path, _NOT_EMPTY)
 
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 
@@ -200,7 +230,7 @@ def _hostname(value: Quoted) -> str:
     return text.rstrip(".")
 
 
-HOSTNAME = Kind("host name", _hostname)
+HOSTNAME = Kind("host name", _hostname, _NOT_EMPTY)
 
 
 def _ip(value: Quoted) -> str:
@@ -210,7 +240,7 @@ def _ip(value: Quoted) -> str:
         raise Unfit(f"{value.text} is no IP address", 'write "192.0.2.1" or "2001:db8::1"') from None
 
 
-IP = Kind("IP address", _ip)
+IP = Kind("IP address", _ip, _NOT_EMPTY)
 
 
 def _host(value: Quoted) -> str:
@@ -220,7 +250,7 @@ def _host(value: Quoted) -> str:
         return _hostname(value)
 
 
-HOST = Kind("host name or IP address", _host)
+HOST = Kind("host name or IP address", _host, _NOT_EMPTY)
 
 
 class SocketAddress(NamedTuple):
@@ -257,7 +287,7 @@ def _socket_address(value: Quoted) -> SocketAddress:
     return address
 
 
-SOCKET_ADDRESS = Kind("socket address", _socket_address)
+SOCKET_ADDRESS = Kind("socket address", _socket_address, _NOT_EMPTY)
 
 
 class DnsServer(NamedTuple):
@@ -279,7 +309,7 @@ def _dns_server(value: Quoted) -> DnsServer:
     return DnsServer(scheme.lower() or "udp", address.host, address.port or 53)
 
 
-DNS_SERVER = Kind("DNS server", _dns_server)
+DNS_SERVER = Kind("DNS server", _dns_server, _NOT_EMPTY)
 
 
 class FreeSpace(NamedTuple):
@@ -302,7 +332,7 @@ def _free_space(value: Quoted) -> FreeSpace:
     return FreeSpace(0, float(match[1]))
 
 
-FREE_SPACE = Kind("size or percentage", _free_space)
+FREE_SPACE = Kind("size or percentage", _free_space, any_of(SIZE.json, _matching(r"^\s*[0-9]{1,3}(\.[0-9]+)?\s*%\s*$")))
 
 
 def word(
@@ -332,7 +362,10 @@ def word(
         problem = f"{value.text} is not {choice}" if len(words) == 1 else f"{value.text} is none of {choice}"
         raise Unfit(problem, f'did you mean "{near}"?' if near else "write one of these words")
 
-    return Kind(name or " or ".join(f"`{w}`" for w in words), read)
+    spelt = [w for w in (*words, *(synonyms or ())) if w not in ("true", "false")]
+    booleans = [text == "true" for text in ("true", "false") if text in meant]
+    json = any_of(words_schema(spelt), {"enum": booleans}) if booleans else words_schema(spelt)
+    return Kind(name or " or ".join(f"`{w}`" for w in words), read, json)
 
 
 def listed(kind: Kind[T]) -> Kind[tuple[T, ...]]:
@@ -349,7 +382,7 @@ def listed(kind: Kind[T]) -> Kind[tuple[T, ...]]:
                 raise Unfit(unfit.problem, unfit.advice, at) from None
         return tuple(values)
 
-    return Kind(f"list of {kind.name}", read)
+    return Kind(f"list of {kind.name}", read, any_of(kind.json, {"type": "array", "items": dict(kind.json)}))
 
 
 def at_least_one(kind: Kind[tuple[T, ...]]) -> Kind[tuple[T, ...]]:
@@ -361,7 +394,7 @@ def at_least_one(kind: Kind[tuple[T, ...]]) -> Kind[tuple[T, ...]]:
             raise Unfit("the list is empty", "write at least one value")
         return values
 
-    return Kind(kind.name, read)
+    return Kind(kind.name, read, kind.json)
 
 
 def optional(kind: Kind[T]) -> Kind[T | None]:
@@ -375,4 +408,4 @@ def optional(kind: Kind[T]) -> Kind[T | None]:
             return None
         return kind.read(value)
 
-    return Kind(kind.name, read)
+    return Kind(kind.name, read, any_of(kind.json, {"enum": [False, 0, *sorted(OFF_WORDS)]}))

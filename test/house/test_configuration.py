@@ -4,6 +4,7 @@ import tomllib
 
 from house.tree import ROOT
 
+from mailgate.config import jsonschema
 from mailgate.config.effective import all_keys, declared
 from mailgate.config.explain import reference
 from mailgate.config.schema.settings import Settings
@@ -12,6 +13,11 @@ from mailgate.config.schema.settings import Settings
 def test_the_reference_page_is_current():
     page = ROOT / "doc" / "configuration.md"
     assert page.read_text(encoding="utf-8") == reference(), "run `make doc`"
+
+
+def test_the_schema_for_editors_is_what_the_declarations_say():
+    file = ROOT / "doc" / "mailgate.schema.json"
+    assert file.read_text(encoding="utf-8") == jsonschema.text(), "run `make doc`"
 
 
 def leaves(tree, above=()):

@@ -121,7 +121,6 @@ class LocalRouteSettings:
         "`%{address}` or `%{hash}` in it. Required; only the built-in route has none and delays its mail.",
     )
     create: bool = key(BOOLEAN, default=True, doc="Make a Maildir that does not exist.")
-    junk_folder: str | None = key(NAME, default=None, doc="Folder for mail marked as spam; unset: the inbox.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

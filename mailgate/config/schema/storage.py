@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mailgate.config.key import key
-from mailgate.config.kind import NAME, PATH, TEXT, Kind, Quoted, Step, Unfit, listed, word
+from mailgate.config.kind import NAME, PATH, TEXT, Kind, Quoted, Step, Unfit, any_of, listed, word
 
 FORMATS = ("list", "map", "glob", "regex")
 
@@ -98,7 +98,15 @@ def _entry(entry: Quoted, key: str) -> str:
     raise Unfit(f"{entry.text} is no entry", "write true, or a string that the list gives for this key", at)
 
 
-LOOKUP = Kind("list, or table of entries", _lookup)
+LOOKUP = Kind(
+    "list, or table of entries",
+    _lookup,
+    any_of(
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "object", "additionalProperties": any_of({"enum": [True]}, {"type": ["string", "number"]})},
+    ),
+)
 
 # Lists that rules may name although the file has none; they are empty then.
 STANDARD_LISTS = (

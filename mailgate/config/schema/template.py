@@ -43,4 +43,4 @@ def _maildir(value: Quoted) -> MaildirTemplate:
     return MaildirTemplate(text)
 
 
-MAILDIR = Kind("path template", _maildir)
+MAILDIR = Kind("path template", _maildir, PATH.json)

@@ -104,6 +104,7 @@ UNSUPPORTED = (
     *_keys((), "queue.destination.initial", "queue.destination.limit", "queue.destination.failures"),
     *_keys((), "queue.destination.pause", "queue.maildrop", "queue.stall"),
     *_keys((), "queue.journal"),
+    *_keys((), "queue.route.*.junk-folder", advice="nothing marks mail as spam: leave the key out"),
     *_keys(_DISABLED, "queue.tls.*.dane", "queue.tls.*.mta-sts"),
     *_keys((), "queue.tls.*.timeout.mta-sts"),
     *_keys(("off",), "resolver.dnssec"),

@@ -444,6 +444,10 @@ def test_a_key_without_effect_is_warned_of():
         ("[management.http]\nbind = '127.0.0.1:80'\n", "management.http"),
         ("[tracer.log]\ntype = 'log'\n", "tracer"),
         ("workers = 2\n", "workers"),
+        (
+            "[queue.route.x]\ntype = 'local'\nmaildir = '/m/%{user}'\njunk-folder = 'Junk'\n",
+            "queue.route.x.junk-folder",
+        ),
         ("[storage]\nlookup = 'redis'\n", "storage.lookup"),
         ("[http-lookup.x]\nenable = true\n", "http-lookup"),
         ("[report.dsn]\nsign = \"['rsa']\"\n", "report.dsn.sign"),
