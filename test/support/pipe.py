@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IConsumer, IPushProducer, ITCPTransport, ITLSTransport
 from twisted.internet.task import Clock
@@ -124,6 +125,15 @@ class End:
 
     def setTcpNoDelay(self, enabled):
         self.no_delay = enabled
+
+    def getPeer(self):
+        return IPv4Address("TCP", "127.0.0.1", 40000)
+
+    def getHost(self):
+        return IPv4Address("TCP", "127.0.0.1", 2525)
+
+    def getHandle(self):
+        return None if self.tls is None else self.tls.getHandle()
 
     def startTLS(self, creator, normal=True):
         producer, self.producer = self.producer, None
