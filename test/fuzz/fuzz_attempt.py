@@ -12,6 +12,7 @@ import random
 import sys
 import time
 
+from fuzz.drive import drive
 from support.pipe import Network
 from support.script import play
 from support.work_store import Reader, message, recipient
@@ -151,22 +152,5 @@ def run(seconds: float, seed: int) -> int:
     return count
 
 
-def main() -> None:
-    if len(sys.argv) < 2 or not sys.argv[1].replace(".", "").isdigit():
-        try:
-            import atheris
-        except ImportError:
-            pass
-        else:
-            atheris.instrument_all()
-            atheris.Setup(sys.argv, lambda octets: check(random.Random(octets)))
-            atheris.Fuzz()
-            return
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 32)
-    print(f"seed {seed}")
-    print(f"{run(seconds, seed)} cases, nothing found")
-
-
 if __name__ == "__main__":
-    main()
+    drive(run, lambda octets: check(random.Random(octets)))

@@ -16,6 +16,7 @@ class MemorySpool:
     def __init__(self) -> None:
         self._octets = bytearray()
         self.discarded = False
+        self.finished = False
 
     @property
     def size_octets(self) -> int:
@@ -33,6 +34,7 @@ class MemorySpool:
 
     async def finish(self) -> Content:
         """The whole content."""
+        self.finished = True
         return Content(len(self._octets), bytes(self._octets))
 
     def discard(self) -> None:
