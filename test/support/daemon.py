@@ -45,6 +45,8 @@ class QueuedRow(NamedTuple):
     message_id: int
     address: str
     state: str
+    queue: str
+    schedule: str
 
 
 class Gateway:
@@ -123,6 +125,7 @@ class Gateway:
             **{key: value for key, value in os.environ.items() if not key.startswith(("MAILGATE", "PYTEST"))},
             "PYTHONPATH": str(REPOSITORY),
             "MAILGATE_HOME": str(self.directory),
+            "MAILGATE_CONFIG": str(self.config),
         }
 
     def start(self, *, ready: bool = True) -> None:
@@ -250,7 +253,9 @@ class Gateway:
             return []
         connection = sqlite3.connect(f"file:{self.queue_path}?mode=ro", uri=True, timeout=10)
         try:
-            rows = connection.execute("SELECT message_id, address, state FROM recipient ORDER BY message_id, address")
+            rows = connection.execute(
+                "SELECT message_id, address, state, queue, schedule FROM recipient ORDER BY message_id, address"
+            )
             return [QueuedRow(*row) for row in rows]
         finally:
             connection.close()
