@@ -160,7 +160,7 @@ class LineObserver:
         text = " ".join(parts) + "\n"
         failure = event.get("log_failure") or event.get("failure")
         if isinstance(failure, Failure):
-            text += "".join(f"    {row}\n" for row in failure.getTraceback().splitlines())
+            text += "".join(f"    {_shown(row)}\n" for row in failure.getTraceback().splitlines())
         return text
 
     def _time(self, epoch_seconds: float) -> str:
@@ -175,7 +175,20 @@ def value_text(value: object) -> str:
     """One value for a log line: plain where it can be, else in JSON's quotes."""
     if isinstance(value, (list, tuple, set, frozenset)):
         return "[" + ",".join(value_text(each) for each in value) + "]"
-    text = value if isinstance(value, str) else str(value)
+    text = value if isinstance(value, str) else _text(value)
     if text and _PLAIN.issuperset(text):
         return text
     return json.dumps(text, ensure_ascii=True)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception as error:
+        # An event is worth more than one value in it.
+        return f"{type(value).__name__} that cannot be shown: {type(error).__name__}"
+
+
+def _shown(row: str) -> str:
+    """A row of a traceback, which may quote anything a client has sent."""
+    return row if row.isascii() and row.isprintable() else ascii(row)[1:-1]

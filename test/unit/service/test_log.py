@@ -1,0 +1,91 @@
+"""One line for each event, whatever is in it."""
+
+import io
+import json
+import os
+
+import pytest
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+
+from mailgate.service.log import LineObserver, ReopenedFile, value_text
+
+
+def line(**event):
+    out = io.StringIO()
+    LineObserver(out)({"log_level": LogLevel.info, "log_time": 1767225600.25, **event})
+    return out.getvalue()
+
+
+def test_time_level_name_and_fields():
+    told = line(event="smtp.rcpt-refused", trace="k3v7q2mzcb4d", code="550 5.1.2", log_namespace="mailgate.session")
+    assert told == '2026-01-01T00:00:00.250Z info smtp.rcpt-refused trace=k3v7q2mzcb4d code="550 5.1.2"\n'
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["two\nlines", "cr\rlf", "tab\t", 'quo"te', "a=b", "a b", "", "\x1b[31mred", "é", "\u2028", "\x00", "\x85"],
+)
+def test_a_value_never_breaks_a_line(value):
+    told = line(event="x", about=value)
+    assert told.count("\n") == 1
+    assert told.isascii()
+    assert told[:-1].isprintable()
+    assert json.loads(told.partition(" about=")[2]) == value
+
+
+class Odd:
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+def test_odd_values():
+    assert value_text(None) == "None"
+    assert value_text(b"a b") == "\"b'a b'\""
+    assert value_text(7) == "7"
+    assert value_text(["a", "b c", ("d",)]) == '[a,"b c",[d]]'
+    assert "RuntimeError" in value_text(Odd())
+    assert len(value_text("x" * 100_000)) == 100_000
+
+
+def test_what_libraries_say_is_a_text():
+    assert line(log_format="{n} things\nhappened", n=3, log_namespace="lib") == (
+        '2026-01-01T00:00:00.250Z info log text="3 things\\nhappened" from=lib\n'
+    )
+
+
+def test_a_traceback_follows_indented_and_carries_nothing_over():
+    try:
+        raise ValueError("what a client sent: \x1b[2J\r\n2026 info forged\ud800 é")
+    except ValueError:
+        told = line(event="smtp.unexpected", trace="a", log_failure=Failure())
+    first, *rest = told.splitlines()
+    assert first.endswith("info smtp.unexpected trace=a")
+    assert rest
+    assert all(row.startswith("    ") for row in rest)
+    assert told.isascii()
+    assert "\x1b" not in told
+
+
+def test_debug_is_left_out():
+    out = io.StringIO()
+    log = Logger(namespace="x", observer=LineObserver(out))
+    log.debug("{event}", event="quiet")
+    assert out.getvalue() == ""
+    log.warn("{event}", event="loud")
+    assert " warn loud\n" in out.getvalue()
+
+
+def test_a_file_that_was_moved_away_is_begun_anew(tmp_path):
+    now = [0.0]
+    path = tmp_path / "log"
+    file = ReopenedFile(str(path), lambda: now[0])
+    file.write("one\n")
+    file.flush()
+    path.rename(tmp_path / "log.1")
+    now[0] = 2.0
+    file.write("two\n")
+    file.flush()
+    assert (tmp_path / "log.1").read_text() == "one\n"
+    assert path.read_text() == "two\n"
+    assert os.stat(path).st_mode & 0o007 == 0
