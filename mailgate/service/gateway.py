@@ -44,6 +44,18 @@ def _end_with(status: int) -> None:
     os._exit(status)
 
 
+def _tell(problem: str) -> None:
+    """Say why mailgate does not start: in the log, and to whoever started it while there is still somebody."""
+    _log.error("{event}", event="server.cannot-start", reason=problem)
+    # sys.stderr is the log's by now.
+    if sys.__stderr__ is not None:
+        print(f"mailgate: {problem}", file=sys.__stderr__, flush=True)
+
+
+class CannotStart(SystemExit, Exception):
+    """Ends the program with a status; an `Exception`, for twistd then removes its pid file and tells its parent."""
+
+
 class Gateway(Service):
     """mailgate as a Twisted service."""
 
@@ -60,8 +72,8 @@ class Gateway(Service):
         """What SIGHUP did before."""
         self._wants_reload = False
         self._is_started = False
-        self.started: Deferred[None] = Deferred()
-        """Fires when connections are taken; fails when the queue cannot be opened."""
+        self._starting: Deferred[None] | None = None
+        self._is_stopping = False
 
     @property
     def factories(self) -> tuple[ListenerFactory, ...]:
@@ -74,8 +86,8 @@ class Gateway(Service):
         try:
             self.listeners.open(self.program.factories)
         except CannotListen as problem:
-            print(problem, file=sys.stderr)
-            raise SystemExit(EX_UNAVAILABLE) from problem
+            _tell(str(problem))
+            raise CannotStart(EX_UNAVAILABLE) from problem
 
     def startService(self) -> None:
         """Open the queue, then take connections."""
@@ -83,7 +95,14 @@ class Gateway(Service):
         for warning in self.reloader.in_use.warnings:
             _log.warn("{event}", event="config.warning", warning=warning)
         self._hangup = signal.signal(signal.SIGHUP, self._hung_up)
-        Deferred.fromCoroutine(self._start()).addErrback(self._cannot_start)
+        self._starting = Deferred.fromCoroutine(self._start_or_end())
+
+    async def _start_or_end(self) -> None:
+        try:
+            await self._start()
+        except Exception:
+            self._cannot_start(Failure())
+            await self._undo()
 
     async def _start(self) -> None:
         program = self.program
@@ -96,22 +115,27 @@ class Gateway(Service):
         _log.info("{event}", event="server.started", hostname=self.reloader.in_use.settings.server.hostname)
         settle_memory()
         self._is_started = True
-        self.started.callback(None)
         if self._wants_reload:
             self._reload()
 
+    async def _undo(self) -> None:
+        """Stop what was started, and with it the reactor."""
+        try:
+            await self._end(0)
+        except Exception:
+            _log.failure("{event}", event="server.not-stopped")
+        if not self._is_stopping:
+            self.program.reactor.callWhenRunning(self.program.reactor.stop)
+
     def _cannot_start(self, failure: Failure) -> None:
-        self.listeners.close()
         status = EX_TEMPFAIL
         if failure.check(StoreFailed, CannotControl):
-            _log.error("{event}", event="server.cannot-start", reason=failure.getErrorMessage())
-            print(f"mailgate: {failure.getErrorMessage()}", file=sys.stderr)
+            _tell(failure.getErrorMessage())
             status = EX_TEMPFAIL if failure.check(StoreFailed) else EX_UNAVAILABLE
         else:
             _log.failure("{event}", failure=failure, event="server.cannot-start")
         # twistd ends with 0 whatever happens: the status is set when all else is done, its pid file gone too.
         atexit.register(_end_with, status)
-        self.program.reactor.stop()
 
     # --- another generation -----------------------------------------------------------
 
@@ -137,12 +161,20 @@ class Gateway(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        program = self.program
+        self._is_stopping = True
         self.reloader.close()
+        if self._starting is not None:
+            # What is half open cannot be closed: the queue may be at its recovery.
+            await self._starting
         if not self._is_started:
+            self.listeners.close()
             return
         _log.info("{event}", event="server.stopping")
-        grace = self.reloader.in_use.settings.server.shutdown_grace.total_seconds()
+        await self._end(self.reloader.in_use.settings.server.shutdown_grace.total_seconds())
+        _log.info("{event}", event="server.stopped")
+
+    async def _end(self, grace: float) -> None:
+        program = self.program
         await self.listeners.stop(grace)
         await program.wake.stop(grace)
         program.idle.stop()
@@ -150,4 +182,3 @@ class Gateway(Service):
         if program.ring is not None:
             program.ring.close()
         await self._control.stop()
-        _log.info("{event}", event="server.stopped")

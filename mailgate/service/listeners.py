@@ -159,15 +159,16 @@ class Listeners:
         self._bound = {}
 
     async def stop(self, grace_seconds: float) -> None:
-        """Take no more connections, say goodbye to clients; those who do not go are left after so many seconds."""
+        """Take no more connections, say goodbye to all clients at once; who does not go is left after the grace."""
         bound, self._bound = self._bound, {}
         for each in bound.values():
             each.socket.close()
             if each.port is not None:
                 await maybeDeferred(each.port.stopListening)
-        for factory in (*self._factories, *self._former):
-            ended = factory.shut_down()
+        going = [factory.shut_down() for factory in (*self._factories, *self._former)]
+        for ended in going:
             ended.addTimeout(grace_seconds, self._reactor, onTimeoutCancel=lambda result, timeout: None)
+        for ended in going:
             await ended
 
 
