@@ -83,7 +83,8 @@ def after_failure(
     """
     # The list does not end: its last interval repeats.
     interval_ms = _ms(schedule.retry[min(recipient.retry_num, len(schedule.retry) - 1)])
-    jitter_ms = min(int(interval_ms * schedule.jitter / 100 * chance), _JITTER_LIMIT_MS)
+    # The limit bounds the draw, not its result: recipients would all meet at the limit.
+    jitter_ms = int(min(interval_ms * schedule.jitter / 100, _JITTER_LIMIT_MS) * chance)
     update = replace(
         _unchanged(recipient),
         state=State.TEMP_FAIL,

@@ -184,7 +184,7 @@ def test_a_failure_after_the_end_is_final():
         (timedelta(minutes=10), 0, 0.9, 0),
         (timedelta(minutes=10), 50, 0.0, 0),
         (timedelta(minutes=10), 50, 0.5, 150 * SECOND),
-        (timedelta(hours=2), 50, 0.99, 300 * SECOND),
+        (timedelta(hours=2), 50, 0.99, 297 * SECOND),
     ],
 )
 def test_chance_adds_a_share_of_the_interval_up_to_five_minutes(interval, jitter, chance, added):
