@@ -5,10 +5,14 @@ are both random (RFC 5452), to the servers in turn, round after round, until one
 of them gives an answer that decides. An answer counts when it comes from the
 address asked and repeats id and question; anything else is not seen. A
 truncated answer is asked for again over TCP (RFC 7766). What cannot be read,
-SERVFAIL, REFUSED and silence are `Unknown`; NXDOMAIN and an empty answer are
-`Absent`. Nothing is validated here: the AD bit of a trusted server is believed.
+SERVFAIL, REFUSED, a referral and silence are `Unknown`; NXDOMAIN and an empty
+answer are `Absent`. A server that stays silent is asked last for a while.
 
-Nothing is remembered: see `cache.py`.
+Nothing is validated here: the AD bit of a trusted server is believed, and where
+a trusted server answers SERVFAIL it is asked once more with CD, so that what it
+found to be bogus can be told from what it could not find out (RFC 4035 3.2.2).
+
+No answer is remembered: see `cache.py`.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ import dns.rdata
 import dns.rdatatype
 from dns.rdtypes.ANY.MX import MX
 from dns.rdtypes.ANY.PTR import PTR
+from dns.rdtypes.ANY.TLSA import TLSA
 from dns.rdtypes.ANY.TXT import TXT
 from dns.rdtypes.IN.A import A
 from dns.rdtypes.IN.AAAA import AAAA
@@ -42,12 +47,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.dns.name import ascii_name, reverse_name
-from mailgate.dns.resolver import Absent, Answer, MxRecord
+from mailgate.dns.resolver import Absent, Answer, Bogus, MxRecord, TlsaRecord
 from mailgate.mail.unknown import Unknown
 
 DEPENDENCY = "dns"
 # DNS Flag Day 2020: fits into every path without fragments.
 _UDP_PAYLOAD = 1232
+# How long a server that did not answer is asked after all others.
+_LAST_SECONDS = 15.0
 
 R = TypeVar("R")
 
@@ -73,6 +80,10 @@ class Sockets(Interface):
 
     def connectTCP(self, host: str, port: int, factory: ClientFactory, timeout: float = ...) -> Hangs:
         """As `IReactorTCP.connectTCP`."""
+        ...
+
+    def seconds(self) -> float:
+        """As `IReactorTime.seconds`."""
         ...
 
     def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> IDelayedCall:
@@ -176,6 +187,10 @@ class DnsResolver:
         self._sockets = sockets
         self._open_datagrams = open_datagrams
         self._slots = DeferredSemaphore(options.concurrency)
+        self._believed = frozenset(server for server in options.servers if options.believes(server))
+        # Where servers are trusted unequally, no silence of one may bring a less trusted one forward.
+        self._is_order_free = len(self._believed) in (0, len(set(options.servers)))
+        self._last_until: dict[Server, float] = {}
 
     async def mx(self, name: str) -> Answer[MxRecord] | Absent | Unknown:
         """The MX records of `name`."""
@@ -200,6 +215,10 @@ class DnsResolver:
             return Absent(name_exists=False)
         return await self._records(name, dns.rdatatype.PTR, _ptr)
 
+    async def tlsa(self, name: str) -> Answer[TlsaRecord] | Absent | Unknown:
+        """The TLSA records of `name`."""
+        return await self._records(name, dns.rdatatype.TLSA, _tlsa)
+
     async def _records(
         self, name: str, rdtype: dns.rdatatype.RdataType, read: Callable[[dns.rdata.Rdata], R]
     ) -> Answer[R] | Absent | Unknown:
@@ -214,26 +233,38 @@ class DnsResolver:
             self._slots.release()
         if isinstance(reply, Unknown):
             return reply
-        message, authentic = reply
+        message, server = reply
+        authentic, indeterminate = self._status(message, server)
         try:
             chain = message.resolve_chaining()
         except dns.message.ChainTooLong:
             # A CNAME loop, or more than 16 of them: there is certainly no record at its end.
-            return Absent(name_exists=True, authentic=authentic)
+            return Absent(True, authentic, indeterminate=indeterminate)
         except dns.exception.DNSException as fault:
             return Unknown(DEPENDENCY, f"{ascii_form}: malformed answer ({type(fault).__name__})")
         if chain.answer is None:
-            exists = message.rcode() != dns.rcode.NXDOMAIN
-            return Absent(name_exists=exists, authentic=authentic, ttl_seconds=chain.minimum_ttl)
-        return Answer(tuple(read(record) for record in chain.answer), authentic, chain.minimum_ttl)
+            # RFC 2308 5: what has no SOA record is not kept.
+            ttl_seconds = chain.minimum_ttl if _holds(message, dns.rdatatype.SOA) else 0
+            return Absent(message.rcode() != dns.rcode.NXDOMAIN, authentic, ttl_seconds, indeterminate)
+        records = tuple([read(record) for record in chain.answer])
+        return Answer(records, authentic, chain.minimum_ttl, indeterminate)
 
-    async def _ask(self, name: str, rdtype: dns.rdatatype.RdataType) -> tuple[dns.message.QueryMessage, bool] | Unknown:
+    def _status(self, message: dns.message.QueryMessage, server: Server) -> tuple[bool, bool]:
+        """Whether the answer is authentic, and whether nothing is known about that."""
+        believed = server in self._believed
+        return believed and bool(message.flags & dns.flags.AD), not believed
+
+    async def _ask(
+        self, name: str, rdtype: dns.rdatatype.RdataType
+    ) -> tuple[dns.message.QueryMessage, Server] | Unknown:
         """Ask the servers in order until one answer decides; the last fault when none does."""
         options = self._options
         fault = "no server is configured"
         edns = options.edns
+        order = self._order()
+        unchecked = set(self._believed)
         for attempt in range(options.attempts):
-            for server in options.servers:
+            for server in order:
                 tcp = server.tcp or (attempt > 0 and options.try_tcp_on_error)
                 reply = await self._exchange(server, _query(name, rdtype, edns), tcp)
                 if isinstance(reply, dns.message.QueryMessage) and edns and reply.rcode() == dns.rcode.FORMERR:
@@ -242,11 +273,42 @@ class DnsResolver:
                     reply = await self._exchange(server, _query(name, rdtype, edns), tcp)
                 if isinstance(reply, str):
                     fault = f"{name}: {reply} from {server.ip}"
-                elif reply.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-                    return reply, bool(reply.flags & dns.flags.AD) and options.believes(server)
+                elif not _decides(reply):
+                    fault = f"{name}: {_fault(reply)} from {server.ip}"
+                    if reply.rcode() == dns.rcode.SERVFAIL and server in unchecked:
+                        unchecked.remove(server)
+                        if not await self._answers_unchecked(server, _query(name, rdtype, edns), tcp):
+                            continue
+                        # Not left to the next server: one that validates nothing would take the forged records.
+                        return Bogus(DEPENDENCY, f"{name}: bogus (DNSSEC validation failed) from {server.ip}")
                 else:
-                    fault = f"{name}: {dns.rcode.to_text(reply.rcode())} from {server.ip}"
+                    return reply, server
         return Unknown(DEPENDENCY, fault)
+
+    async def _answers_unchecked(self, server: Server, query: dns.message.QueryMessage, tcp: bool) -> bool:
+        """Whether a server that failed has an answer when it is told not to validate it."""
+        query.flags |= dns.flags.CD
+        reply = await self._exchange(server, query, tcp)
+        return isinstance(reply, dns.message.QueryMessage) and _decides(reply)
+
+    def _order(self) -> Sequence[Server]:
+        """The servers as configured, those that lately did not answer last."""
+        servers = self._options.servers
+        if not self._last_until or not self._is_order_free:
+            return servers
+        now = self._sockets.seconds()
+        late = {server for server, until in self._last_until.items() if until > now}
+        for server in self._last_until:
+            if server not in late:
+                # This question finds out whether it is back; others need not wait for that.
+                self._last_until[server] = now + _LAST_SECONDS
+        return sorted(servers, key=late.__contains__)
+
+    def _heard(self, server: Server, reply: dns.message.QueryMessage | str) -> None:
+        if reply == _SILENCE:
+            self._last_until[server] = self._sockets.seconds() + _LAST_SECONDS
+        elif self._last_until:
+            self._last_until.pop(server, None)
 
     async def _exchange(
         self, server: Server, query: dns.message.QueryMessage, tcp: bool
@@ -254,9 +316,12 @@ class DnsResolver:
         """One question to one server, a truncated answer over TCP; a text says what went wrong."""
         if not tcp:
             reply = await self._once(_Datagram(server, query, self._open_datagrams))
+            self._heard(server, reply)
             if isinstance(reply, str) or not reply.flags & dns.flags.TC:
                 return reply
-        return await self._once(_Stream(server, query))
+        reply = await self._once(_Stream(server, query))
+        self._heard(server, reply)
+        return reply
 
     def _once(self, question: _Datagram | _Stream) -> Deferred[dns.message.QueryMessage | str]:
         question.begin(self._sockets, self._options.timeout_seconds)
@@ -276,6 +341,29 @@ def _query(name: str, rdtype: dns.rdatatype.RdataType, edns: bool) -> dns.messag
     return query
 
 
+def _holds(message: dns.message.QueryMessage, rdtype: dns.rdatatype.RdataType) -> bool:
+    return any(records.rdtype == rdtype for records in message.authority)
+
+
+def _decides(message: dns.message.QueryMessage) -> bool:
+    """Whether this answers the question, by records or by saying that there are none."""
+    rcode = message.rcode()
+    return rcode == dns.rcode.NXDOMAIN or (rcode == dns.rcode.NOERROR and not _is_referral(message))
+
+
+def _is_referral(message: dns.message.QueryMessage) -> bool:
+    # RFC 2308 2.2: name servers and no SOA record. Who sends this does not resolve for us.
+    return not message.answer and _holds(message, dns.rdatatype.NS) and not _holds(message, dns.rdatatype.SOA)
+
+
+def _fault(message: dns.message.QueryMessage) -> str:
+    rcode = message.rcode()
+    return "referral" if rcode == dns.rcode.NOERROR else dns.rcode.to_text(rcode)
+
+
+_SILENCE = "timeout"
+
+
 class _Question(ABC):
     """One question on one socket: ends once, with an answer or the text of a fault."""
 
@@ -287,7 +375,7 @@ class _Question(ABC):
         self.answer: Deferred[dns.message.QueryMessage | str] = Deferred(lambda _: self._close())
 
     def _begin_limit(self, clock: Sockets, seconds: float) -> None:
-        self._limit = clock.callLater(seconds, self._finish, "timeout")
+        self._limit = clock.callLater(seconds, self._finish, _SILENCE)
 
     def _read(self, octets: bytes) -> None:
         """Finish with a message that answers our question; a forged or stray one is not seen."""
@@ -469,23 +557,6 @@ def _ptr(record: dns.rdata.Rdata) -> str:
     return _text(record.target)
 
 
-def parse_servers(specs: Sequence[str]) -> tuple[Server, ...]:
-    """Servers written as `[udp://|tcp://]ip[:port]`, IPv6 with a port in brackets; raises ValueError for others."""
-    return tuple(_parse_server(spec) for spec in specs)
-
-
-_SERVER = re.compile(
-    r"(?:(udp|tcp)://)?(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)|([0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*))(?::(\d{1,5}))?"
-)
-
-
-def _parse_server(spec: str) -> Server:
-    found = _SERVER.fullmatch(spec)
-    if found is None:
-        raise ValueError(f"{spec!r} is not [udp://|tcp://]ip[:port]")
-    scheme, *ips, port = found.groups()
-    ip = ip_address(next(text for text in ips if text))
-    number = int(port) if port else 53
-    if not 0 < number < 65536:
-        raise ValueError(f"{spec!r}: no port {number}")
-    return Server(str(ip), number, scheme == "tcp")
+def _tlsa(record: dns.rdata.Rdata) -> TlsaRecord:
+    assert isinstance(record, TLSA)
+    return TlsaRecord(record.usage, record.selector, record.mtype, record.cert)

@@ -14,13 +14,15 @@ from typing import Generic, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from mailgate.dns.resolver import Absent, Answer, MxRecord, Resolver
+from mailgate.dns.resolver import Absent, Answer, MxRecord, Resolver, TlsaRecord
 from mailgate.mail.unknown import Unknown
 
 R = TypeVar("R")
 
 # RFC 8767 4 suggests days as a cap; one is enough for mail and forgets mistakes by tomorrow.
 _LONGEST_SECONDS = 86400
+# RFC 2308 5: one to three hours work well for negative answers.
+_LONGEST_ABSENCE_SECONDS = 10800
 # What Python needs for one entry besides its texts, measured.
 _ENTRY_OCTETS = 400
 _RECORD_OCTETS = 120
@@ -43,6 +45,7 @@ class CacheSizes:
     ipv6: int = 5_000_000
     txt: int = 5_000_000
     ptr: int = 1_000_000
+    tlsa: int = 1_000_000
 
 
 class _Share(Generic[R]):
@@ -97,7 +100,8 @@ class _Share(Generic[R]):
             return
         if key in self._entries:
             self._forget(key)
-        until = self._clock.seconds() + min(answer.ttl_seconds, _LONGEST_SECONDS)
+        longest = _LONGEST_SECONDS if isinstance(answer, Answer) else _LONGEST_ABSENCE_SECONDS
+        until = self._clock.seconds() + min(answer.ttl_seconds, longest)
         self._entries[key] = (until, octets, answer)
         self._octets += octets
         while self._octets > self._limit:
@@ -116,6 +120,7 @@ class CachingResolver:
         self._ipv6: _Share[str] = _Share(resolver.ipv6, sizes.ipv6, clock)
         self._txt: _Share[str] = _Share(resolver.txt, sizes.txt, clock)
         self._ptr: _Share[str] = _Share(resolver.ptr, sizes.ptr, clock)
+        self._tlsa: _Share[TlsaRecord] = _Share(resolver.tlsa, sizes.tlsa, clock)
 
     async def mx(self, name: str) -> Answer[MxRecord] | Absent | Unknown:
         """The MX records of `name`."""
@@ -136,3 +141,7 @@ class CachingResolver:
     async def ptr(self, ip: str) -> Answer[str] | Absent | Unknown:
         """The names `ip` points back to."""
         return await self._ptr.get(ip)
+
+    async def tlsa(self, name: str) -> Answer[TlsaRecord] | Absent | Unknown:
+        """The TLSA records of `name`."""
+        return await self._tlsa.get(name.lower())

@@ -18,7 +18,7 @@ import dns.rdatatype
 import dns.rrset
 from support.zone import Zone
 
-from mailgate.dns.resolver import Answer, MxRecord
+from mailgate.dns.resolver import Answer, Bogus, MxRecord, TlsaRecord
 from mailgate.mail.unknown import Unknown
 
 
@@ -30,18 +30,24 @@ def answer(zone: Zone, wire: bytes, udp: bool = True) -> bytes | None:
     rdtype = dns.rdatatype.to_text(question.rdtype)
     response = dns.message.make_response(query, recursion_available=True)
     found = zone.look_up(name, rdtype)
+    if isinstance(found, Bogus):
+        found = zone.unchecked(name, rdtype) if query.flags & dns.flags.CD else Unknown("dns", "SERVFAIL")
     if isinstance(found, Unknown):
-        if zone.fault(name, rdtype) == "timeout":
+        fault = zone.fault(name, rdtype) or "SERVFAIL"
+        if fault == "timeout":
             return None
-        response.set_rcode(dns.rcode.from_text(zone.fault(name, rdtype) or "SERVFAIL"))
+        response.set_rcode(dns.rcode.from_text("SERVFAIL" if fault == "bogus" else fault))
         return response.to_wire()
     if found.authentic:
         response.flags |= dns.flags.AD
     if isinstance(found, Answer):
         texts = [_text(rdtype, record) for record in found.records]
         response.answer.append(dns.rrset.from_text_list(question.name, found.ttl_seconds, "IN", rdtype, texts))
-    elif not found.name_exists:
-        response.set_rcode(dns.rcode.NXDOMAIN)
+    else:
+        soa = f"ns.test. hostmaster.test. 1 3600 600 86400 {found.ttl_seconds}"
+        response.authority.append(dns.rrset.from_text(".", found.ttl_seconds, "IN", "SOA", soa))
+        if not found.name_exists:
+            response.set_rcode(dns.rcode.NXDOMAIN)
     octets = response.to_wire(max_size=65535)
     limit = query.payload if query.edns >= 0 else 512
     if udp and len(octets) > limit:
@@ -54,6 +60,8 @@ def answer(zone: Zone, wire: bytes, udp: bool = True) -> bytes | None:
 def _text(rdtype: str, record: object) -> str:
     if isinstance(record, MxRecord):
         return f"{record.preference} {record.host}."
+    if isinstance(record, TlsaRecord):
+        return f"{record.usage} {record.selector} {record.matching} {record.data.hex()}"
     if rdtype == "PTR":
         return f"{record}."
     if rdtype == "TXT":

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from mailgate.dns.name import ascii_name, reverse_name
-from mailgate.dns.resolver import Absent, Answer, MxRecord
+from mailgate.dns.resolver import Absent, Answer, Bogus, MxRecord, TlsaRecord
 from mailgate.mail.unknown import Unknown
 
 
@@ -39,8 +39,14 @@ class Zone:
     def pointer(self, ip: str, *names: str) -> Zone:
         return self._add(reverse_name(ip) or ip, "PTR", names)
 
+    def tlsa_set(self, name: str, *records: tuple[int, int, int, bytes]) -> Zone:
+        return self._add(name, "TLSA", [TlsaRecord(*record) for record in records])
+
     def fail(self, name: str, rdtype: str = "*", reason: str = "SERVFAIL") -> Zone:
-        """Answer unknown for this name; `reason` is `SERVFAIL` or `timeout` (the server on sockets heeds it)."""
+        """Answer unknown for this name; `reason` is `SERVFAIL`, `timeout` or `bogus` (the server on sockets heeds it).
+
+        A bogus name has its records for those who ask without validation.
+        """
         self.faults[name.lower(), rdtype] = reason
         return self
 
@@ -64,7 +70,11 @@ class Zone:
         self.asked[name, rdtype] += 1
         fault = self.fault(name, rdtype)
         if fault is not None:
-            return Unknown("dns", f"{name}: {fault}")
+            return (Bogus if fault == "bogus" else Unknown)("dns", f"{name}: {fault}")
+        return self.unchecked(name, rdtype)
+
+    def unchecked(self, name: str, rdtype: str) -> Answer | Absent:
+        """What the tables say, whatever is to fail."""
         authentic = name in self.secure
         records = self.records.get((name, rdtype))
         if records:
@@ -85,6 +95,9 @@ class Zone:
 
     async def ptr(self, ip: str) -> Answer[str] | Absent | Unknown:
         return self.look_up(reverse_name(ip) or ip, "PTR")
+
+    async def tlsa(self, name: str) -> Answer[TlsaRecord] | Absent | Unknown:
+        return self.look_up(name, "TLSA")
 
     def _add(self, name: str, rdtype: str, records: Iterable[object]) -> Zone:
         self.records.setdefault((name.lower(), rdtype), []).extend(records)

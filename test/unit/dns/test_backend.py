@@ -6,10 +6,13 @@ import errno
 import random
 import struct
 from dataclasses import replace
+from ipaddress import ip_network
 
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdatatype
+import dns.rrset
 import pytest
 from support.dns_server import answer
 from support.zone import Zone
@@ -19,8 +22,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from mailgate.dns.backend import DnsOptions, DnsResolver, Server, parse_servers, system_servers
-from mailgate.dns.resolver import Absent, Answer, MxRecord
+from mailgate.dns.backend import DnsOptions, DnsResolver, Server, system_servers
+from mailgate.dns.resolver import Absent, Answer, Bogus, MxRecord, TlsaRecord
 from mailgate.mail.unknown import Unknown
 
 ONE = Server("127.0.0.1")
@@ -131,6 +134,7 @@ ZONE = (
     .text("example.org", "v=spf1 -all", "x" * 300)
     .pointer("192.0.2.1", "a.example.org")
     .mx_set("null.example", (0, ""))
+    .tlsa_set("_25._tcp.a.example.org", (3, 1, 1, b"\x01" * 32), (2, 0, 0, b"\xff"))
     .sign("a.example.org")
 )
 
@@ -145,6 +149,10 @@ ZONE = (
         (lambda r: r.ipv6("a.example.org"), {"2001:db8::1"}),
         (lambda r: r.txt("example.org"), {"v=spf1 -all", "x" * 300}),
         (lambda r: r.ptr("192.0.2.1"), {"a.example.org"}),
+        (
+            lambda r: r.tlsa("_25._tcp.a.example.org"),
+            {TlsaRecord(3, 1, 1, b"\x01" * 32), TlsaRecord(2, 0, 0, b"\xff")},
+        ),
     ],
 )
 def test_records_are_read(question, expected):
@@ -236,13 +244,15 @@ def test_an_error_of_every_server_is_unknown(rcode):
     network = Network()
     zone = Zone().fail("example.org", reason=rcode)
     found = ask(network, lambda r: r.mx("example.org"), servers=(ONE, TWO), attempts=2)
-    for server in (ONE, TWO, ONE, TWO):
+    # The trusted one of them is asked once more without validation.
+    asked = (ONE, ONE, TWO, ONE, TWO) if rcode == "SERVFAIL" else (ONE, TWO, ONE, TWO)
+    for server in asked:
         assert network.last()[0].peer == server
         network.answer(zone)
-    assert isinstance(found[0], Unknown)
+    assert type(found[0]) is Unknown
     assert found[0].dependency == "dns"
     assert rcode in found[0].reason
-    assert len(network.sent) == 4
+    assert len(network.sent) == len(asked)
 
 
 def test_silence_ends_at_the_time_limit_and_the_next_server_is_asked():
@@ -319,17 +329,135 @@ def test_a_fault_over_tcp_is_unknown(end):
 def test_rounds_after_the_first_use_tcp_when_told():
     network = Network()
     ask(network, lambda r: r.mx("example.org"), try_tcp_on_error=True)
-    network.answer(Zone().fail("example.org"))
+    network.answer(Zone().fail("example.org", reason="REFUSED"))
     assert len(network.connections) == 1
 
 
 @pytest.mark.spec("OUT-252")
 @pytest.mark.parametrize("trusts, server, secure", [(True, ONE, True), (True, TWO, False), (False, ONE, False)])
-def test_the_ad_bit_counts_from_trusted_servers_only(trusts, server, secure):
+@pytest.mark.parametrize("question", [lambda r: r.ipv4("a.example.org"), lambda r: r.txt("a.example.org")])
+def test_the_ad_bit_counts_from_trusted_servers_only(trusts, server, secure, question):
     network = Network()
-    found = ask(network, lambda r: r.ipv4("a.example.org"), servers=(server,), trust_ad=trusts)
+    found = ask(network, question, servers=(server,), trust_ad=trusts)
     network.answer(ZONE)
     assert found[0].authentic is secure
+    assert found[0].indeterminate is not secure
+
+
+def test_without_the_ad_bit_a_trusted_server_says_insecure():
+    network = Network()
+    found = ask(network, lambda r: r.mx("example.org"))
+    network.answer(ZONE)
+    assert (found[0].authentic, found[0].indeterminate) == (False, False)
+
+
+@pytest.mark.spec("OUT-254")
+@pytest.mark.parametrize(
+    "trusted, secure", [("192.0.2.53/32", True), ("192.0.2.0/24", True), ("192.0.2.54/32", False), ("::/0", False)]
+)
+def test_an_address_or_mask_makes_a_server_trusted(trusted, secure):
+    network = Network()
+    found = ask(network, lambda r: r.ipv4("a.example.org"), servers=(TWO,), trusted=(ip_network(trusted),))
+    network.answer(ZONE)
+    assert found[0].authentic is secure
+
+
+@pytest.mark.spec("OUT-255")
+def test_servfail_that_is_an_answer_without_validation_is_bogus():
+    network = Network()
+    zone = Zone().a("a.example.org", "192.0.2.66").fail("a.example.org", reason="bogus")
+    found = ask(network, lambda r: r.ipv4("a.example.org"), servers=(ONE, TWO))
+    network.answer(zone)
+    assert found == []
+    network.answer(zone)
+    assert isinstance(found[0], Bogus)
+    assert isinstance(found[0], Unknown)
+    assert found[0].reason == "a.example.org: bogus (DNSSEC validation failed) from 127.0.0.1"
+    queries = [dns.message.from_wire(octets) for _, octets in network.sent]
+    assert [bool(query.flags & dns.flags.CD) for query in queries] == [False, True]
+    # Nothing is validated here: no keys, no DS records.
+    assert {dns.rdatatype.to_text(query.question[0].rdtype) for query in queries} == {"A"}
+
+
+@pytest.mark.parametrize("options", [{"servers": (TWO,)}, {"trust_ad": False}])
+def test_servers_that_are_not_trusted_are_never_asked_without_validation(options):
+    network = Network()
+    zone = Zone().a("a.example.org", "192.0.2.66").fail("a.example.org", reason="bogus")
+    found = ask(network, lambda r: r.ipv4("a.example.org"), attempts=1, **options)
+    network.answer(zone)
+    assert type(found[0]) is Unknown
+    assert len(network.sent) == 1
+
+
+def test_servfail_is_not_bogus_where_validation_is_not_the_reason():
+    network = Network()
+    found = ask(network, lambda r: r.ipv4("a.example.org"), attempts=1)
+    network.answer(Zone().fail("a.example.org"))
+    network.advance(5)
+    assert found == [Unknown("dns", "a.example.org: SERVFAIL from 127.0.0.1")]
+    assert type(found[0]) is Unknown
+
+
+def silent(network, question, **options):
+    """A resolver one of whose questions to the first server timed out."""
+    resolver = DnsResolver(DnsOptions(timeout_seconds=5, **options), network, network.open)
+    Deferred.fromCoroutine(question(resolver))
+    network.advance(5)
+    network.answer(ZONE)
+    return resolver
+
+
+def peers(network, resolver, count=1):
+    """The servers that new questions go to, each answered at once."""
+    found = []
+    for _ in range(count):
+        Deferred.fromCoroutine(resolver.mx("example.org"))
+        found.append(network.last()[0].peer)
+        network.answer(ZONE)
+    return found
+
+
+def test_a_silent_server_is_asked_last_for_a_while():
+    network = Network()
+    near, far = Server("127.0.0.1"), Server("127.0.0.2")
+    resolver = silent(network, lambda r: r.mx("example.org"), servers=(near, far))
+    assert peers(network, resolver, 3) == [far] * 3
+    network.advance(15)
+    # One question finds out whether it is back; the others do not wait for that.
+    Deferred.fromCoroutine(resolver.mx("example.org"))
+    probe = network.sent[-1]
+    assert probe[0].peer == near
+    assert peers(network, resolver) == [far]
+    probe[0].deliver(answer(ZONE, probe[1]))
+    assert peers(network, resolver, 2) == [near] * 2
+
+
+def test_silence_brings_no_untrusted_server_forward():
+    network = Network()
+    resolver = silent(network, lambda r: r.mx("example.org"), servers=(ONE, TWO))
+    assert peers(network, resolver) == [ONE]
+
+
+def test_absence_lives_as_long_as_the_soa_record_says_and_is_not_kept_without():
+    for soa, ttl_seconds in ((True, 300), (False, 0)):
+        network = Network()
+        found = ask(network, lambda r: r.mx("nowhere.example"))
+        socket, octets = network.sent[-1]
+        reply = dns.message.from_wire(answer(ZONE, octets))
+        if not soa:
+            reply.authority.clear()
+        socket.deliver(reply.to_wire())
+        assert found == [Absent(name_exists=False, ttl_seconds=ttl_seconds)]
+
+
+def test_a_referral_is_no_answer():
+    network = Network()
+    found = ask(network, lambda r: r.mx("example.org"), attempts=1)
+    socket, query = network.last()
+    response = dns.message.make_response(query)
+    response.authority.append(dns.rrset.from_text("org.", 60, "IN", "NS", "ns.example."))
+    socket.deliver(response.to_wire())
+    assert found == [Unknown("dns", "example.org: referral from 127.0.0.1")]
 
 
 def test_a_cname_loop_is_absent():
@@ -396,16 +524,3 @@ def test_the_system_servers_are_those_of_resolv_conf():
     text = "# comment\nsearch example.org\nnameserver 192.0.2.1\n nameserver\tfe80::1%eth0\nnameserver bad\n"
     assert system_servers(text) == (Server("192.0.2.1"), Server("fe80::1%eth0"))
     assert system_servers("") == (Server("127.0.0.1"),)
-
-
-def test_custom_servers_are_parsed():
-    specs = ["192.0.2.1", "tcp://192.0.2.1:5353", "[2001:db8::1]:53", "udp://2001:db8::1"]
-    assert parse_servers(specs) == (
-        Server("192.0.2.1"),
-        Server("192.0.2.1", 5353, tcp=True),
-        Server("2001:db8::1"),
-        Server("2001:db8::1"),
-    )
-    for bad in ("", "localhost", "1.2.3.4:0", "1.2.3.4:99999", "https://1.2.3.4", "1.2.3"):
-        with pytest.raises(ValueError):
-            parse_servers([bad])

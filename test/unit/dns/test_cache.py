@@ -79,6 +79,15 @@ def test_a_ttl_of_years_ends_after_a_day():
     assert zone.asked["a.example", "A"] == 2
 
 
+def test_absence_of_a_day_ends_after_three_hours():
+    clock, zone = Clock(), Zone(ttl_seconds=86400)
+    resolver = CachingResolver(zone, clock)
+    run(resolver.tlsa("_25._tcp.a.example"))
+    clock.advance(10800)
+    run(resolver.tlsa("_25._tcp.a.example"))
+    assert zone.asked["_25._tcp.a.example", "TLSA"] == 2
+
+
 def test_the_size_is_bounded_and_the_least_used_goes_first():
     zone = Zone()
     for number in range(10):
@@ -137,8 +146,11 @@ def test_a_fault_of_ours_reaches_all_who_wait_and_is_not_kept():
     assert found == [Absent(True)]
 
 
-@pytest.mark.parametrize("method, argument", [("ptr", "192.0.2.1"), ("txt", "a.example"), ("ipv6", "a.example")])
+@pytest.mark.parametrize(
+    "method, argument", [("ptr", "192.0.2.1"), ("txt", "a.example"), ("ipv6", "a.example"), ("tlsa", "a.example")]
+)
 def test_every_question_passes_through(method, argument):
     zone = Zone().pointer("192.0.2.1", "a.example").text("a.example", "x").aaaa("a.example", "2001:db8::1")
+    zone.tlsa_set("a.example", (3, 1, 1, b""))
     resolver = CachingResolver(zone, Clock())
     assert isinstance(run(getattr(resolver, method)(argument)), Answer)
