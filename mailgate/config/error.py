@@ -18,6 +18,11 @@ def dotted(path: tuple[Step, ...]) -> str:
     )
 
 
+def _printable(text: str) -> str:
+    # One line, and nothing in it that a terminal would obey.
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigError:
     """One fault: the place, what is wrong there, and what to write instead ("" when that is clear)."""
@@ -30,7 +35,7 @@ class ConfigError:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: {self.key}: " if self.key else f"{self.file}:{self.line}: "
-        return where + (f"{self.problem}; {self.advice}" if self.advice else self.problem)
+        return _printable(where + (f"{self.problem}; {self.advice}" if self.advice else self.problem))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class ConfigWarning:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.key}: {self.text}"
+        return _printable(f"{self.file}:{self.line}: {self.key}: {self.text}")
 
 
 class ConfigErrors(Exception):

@@ -3,12 +3,13 @@
 import random
 from pathlib import Path
 
-from fuzz import fuzz_attempt, fuzz_client, fuzz_server, fuzz_session
+from fuzz import fuzz_attempt, fuzz_client, fuzz_config, fuzz_server, fuzz_session
 
 
-def test_every_fuzzer_is_here():
-    names = {path.stem for path in Path(__file__).parent.glob("fuzz_*.py")}
-    assert names == {"fuzz_attempt", "fuzz_client", "fuzz_server", "fuzz_session"}
+def test_every_fuzzer_has_one():
+    here = Path(__file__).parent
+    runs = "".join(path.read_text("utf-8") for path in here.glob("test_*.py"))
+    assert [path.stem for path in here.glob("fuzz_*.py") if f"{path.stem}." not in runs] == []
 
 
 def test_attempts():
@@ -20,6 +21,14 @@ def test_client_core():
     choose = random.Random(1)
     for _ in range(400):
         fuzz_client.check(fuzz_client.mutated(choose), choose)
+
+
+def test_configurations():
+    choose = random.Random(7)
+    loaded = sum(fuzz_config.check(fuzz_config.cases(choose)) for _ in range(500))
+    assert 20 < loaded < 480
+    for _ in range(200):
+        fuzz_config.check_octets(choose.randbytes(choose.randint(0, 60)))
 
 
 def test_server_core():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -40,11 +41,17 @@ def check(config_file: str, strict: bool, file: str | None) -> int:
     --strict; 78: errors, the file would be refused.
     """
     path = file or config_file
+    # Everything loaded stays until the end: looking through it for garbage takes a fifth of the time.
+    collects = gc.isenabled()
+    gc.disable()
     try:
         loaded = load(path)
     except ConfigErrors as errors:
         print_text(errors.report())
         return Status.CONFIG
+    finally:
+        if collects:
+            gc.enable()
     for warning in loaded.warnings:
         print_text(f"{warning} (warning)\n")
     problems: list[str] = []

@@ -1,0 +1,138 @@
+"""What a configuration does to a whole program: a bad one ends it with nothing opened, a large one is soon checked."""
+
+import resource
+import socket
+import subprocess
+import sys
+
+import pytest
+from support.daemon import REPOSITORY, Gateway
+
+from mailgate.config.effective import all_keys
+from mailgate.config.schema.settings import Settings
+
+# Of each kind of table with a name one entry; every key below has a value that it cannot take.
+TABLES = {
+    "queue.virtual": "v",
+    "queue.schedule": "s",
+    "queue.connection": "c",
+    "queue.tls": "t",
+    "queue.source-ip": '"192.0.2.1"',
+}
+# No value of TOML is both a number, a text, a list, a table and an expression of the right type.
+BAD = "1979-05-27"
+
+
+def bad_keys():
+    """Every key of the queue, of DNS and of reports with a value of no use: key to line of the file."""
+    for key in all_keys(Settings):
+        if key.startswith(("queue.", "resolver.", "report.")) and not key.startswith("queue.route."):
+            table, _, rest = key.partition(".<id>")
+            yield f"{table}.{TABLES[table]}{rest}" if rest else key
+    for key in ("limits.mx", "limits.multihomed", "ip-lookup", "port", "allow-loopback"):
+        yield f"queue.route.m.{key}"
+    for key in (
+        "address",
+        "port",
+        "protocol",
+        "tls.implicit",
+        "tls.allow-invalid-certs",
+        "auth.username",
+        "auth.secret",
+    ):
+        yield f"queue.route.r.{key}"
+    for key in ("maildir", "create"):
+        yield f"queue.route.l.{key}"
+
+
+@pytest.mark.spec("OUT-215")
+def test_an_error_in_any_key_ends_the_start_with_78_and_opens_nothing(tmp_path, authority):
+    keys = list(bad_keys())
+    assert len(keys) > 60
+    gateway = Gateway(tmp_path, authority, base="B1")
+    (tmp_path / "conf.d").mkdir()
+    gateway.config.write_text(
+        f"""[server.listener.smtp]
+bind = "127.0.0.1:{gateway.port("smtp")}"
+protocol = "smtp"
+[storage]
+data = "queue"
+[store.queue]
+type = "sqlite"
+path = "{gateway.queue_path}"
+[queue.route]
+m.type = "mx"
+r.type = "relay"
+l.type = "local"
+"""
+    )
+    bad = tmp_path / "conf.d" / "10-bad.toml"
+    bad.write_text("".join(f"{key} = {BAD}\n" for key in keys))
+    # Whoever opened the listener's port would fail here, and not with 78.
+    with socket.create_server(("127.0.0.1", gateway.port("smtp"))):
+        gateway.start(ready=False)
+        assert gateway.wait_end() == 78
+    lines = gateway.log_text().splitlines()
+    for number, key in enumerate(keys, 1):
+        (told,) = [line for line in lines if line.startswith(f"{bad}:{number}: {key}: ")]
+        assert "; " in told, told
+    assert not gateway.queue_path.exists()
+    assert "starting" not in gateway.log_text()
+
+
+@pytest.mark.spec("OUT-216")
+def test_the_start_tells_the_errors_of_all_files(tmp_path, authority):
+    gateway = Gateway(tmp_path, authority, changes=('[session]\ntiemout = "5m"\n',))
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "10-a.toml").write_text("[queue]\nlease = 'x'\n[server]\nhostname = 'second.test'\n")
+    (tmp_path / "conf.d" / "20-b.toml").write_text("[queue.strategy]\nroute = \"rcpt_domian = 'x'\"\n")
+    (tmp_path / "conf.d" / "30-c.toml").write_text("[queue\n")
+    gateway.start(ready=False)
+    assert gateway.wait_end() == 78
+    log = gateway.log_text()
+    for place in (
+        "10-a.toml:2: queue.lease: ",
+        "10-a.toml:4: server.hostname: given twice, first in ",
+        "30-c.toml:1: ",
+    ):
+        assert f"{tmp_path}/conf.d/{place}" in log
+    assert f"{tmp_path}/conf.d/20-b.toml:2: queue.strategy.route: " in log
+    assert "session.tiemout: unknown key; did you mean session.timeout?" in log
+
+
+def large():
+    """A configuration of 5,000 lines: accounts, lists, routes, schedules and rules."""
+    yield '[server.listener.smtp]\nbind = "127.0.0.1:2525"\nprotocol = "smtp"\n[directory.d]\ntype = "memory"\n'
+    for number in range(500):
+        yield f'[[directory.d.principals]]\nname = "u{number}"\nemail = "u{number}@d{number}.test"\n'
+    yield "[lookup]\nlarge = [\n" + "".join(f'  "x{number}.test",\n' for number in range(500)) + "]\n"
+    for number in range(200):
+        yield f'[queue.route.r{number}]\ntype = "relay"\naddress = "h{number}.test"\nport = 25\ntls.implicit = false\n'
+    for number in range(200):
+        yield f'[queue.schedule.s{number}]\nqueue-name = "remote"\nretry = ["2m", "5m"]\nnotify = "1d"\nexpire = "3d"\n'
+    yield "[queue.strategy]\nroute = [\n"
+    for number in range(990):
+        condition = f"rcpt_domain == 'd{number}.test' && retry_num < {number}"
+        yield f"""  {{ if = "{condition}", then = "'r{number % 200}'" }},\n"""
+    yield "  { else = \"'mx'\" },\n]\n"
+
+
+def test_checking_5000_lines_takes_less_than_a_second(tmp_path):
+    path = tmp_path / "mailgate.toml"
+    path.write_text("".join(large()))
+    assert path.read_text().count("\n") >= 5000
+    took = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-m", "mailgate.admin.main", "config", "check", str(path)],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0, done.stdout + done.stderr
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    # The processor's time: what else the machine does is not the command's.
+    assert min(took) < 1.0, took
