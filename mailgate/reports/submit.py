@@ -85,6 +85,8 @@ class Notifier:
             recipients=recipients,
             trace=item.trace,
             smtputf8=dsn.smtputf8,
+            # RFC 8689 5: the way back has to be as safe as the way there.
+            requiretls=item.requiretls,
             body=Body.EIGHT_BIT if dsn.eight_bit else None,
         )
 

@@ -568,6 +568,16 @@ def test_what_comes_back_of_the_original(world, ret, size, flags, whole):
     assert (octets in back) is whole
 
 
+@pytest.mark.spec("OUT-139")
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_report_about_a_message_that_requires_tls_requires_it_too(world, asked):
+    world.remote.default = refused()
+    world.attempt(world.store.add(message(ret=Ret.FULL, requiretls=asked)))
+    (report,) = world.store.dsns
+    assert report.requiretls is asked
+    assert (b"body" in world.store.contents[report.id].partition(b"Subject: x")[2]) is not asked
+
+
 def test_the_whole_message_comes_back_for_failures_only(world):
     world.attempt(world.store.add(message(recipient(notify=Notify.SUCCESS), ret=Ret.FULL)))
     assert b"body" not in world.store.contents[world.store.dsns[0].id].partition(b"message/rfc822")[2]
