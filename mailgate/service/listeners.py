@@ -173,16 +173,8 @@ class Listeners:
 
 
 def _wanted(factories: Iterable[ListenerFactory]) -> dict[SocketAddress, ListenerFactory]:
-    found: dict[SocketAddress, ListenerFactory] = {}
-    for factory in factories:
-        for address in factory.site.listener.bind:
-            other = found.setdefault(address, factory)
-            if other is not factory:
-                raise CannotListen(
-                    f"server.listener.{factory.listener_id}.bind: {address} is the address of listener "
-                    f"{other.listener_id}, too"
-                )
-    return found
+    """Who serves each address: no two listeners share one (`config/check.py`)."""
+    return {address: factory for factory in factories for address in factory.site.listener.bind}
 
 
 def _opened(factory: ListenerFactory, address: SocketAddress, options: SocketSettings | None = None) -> socket.socket:
