@@ -146,6 +146,14 @@ class SmtpShell(TwistedProtocol):
         transport: ClientTransport = vars(self)["transport"]
         self._client = transport
         self._outlet = Outlet(transport)
+        try:
+            self._begin(transport)
+        except Exception:
+            # Twisted would leave the connection open, and it would count for good.
+            _log.failure("{event}", event="smtp.unexpected")
+            self._abort()
+
+    def _begin(self, transport: ClientTransport) -> None:
         listener = self._site.listener
         self._began = self._heard = self._clock.seconds()
         peer, host = transport.getPeer(), transport.getHost()

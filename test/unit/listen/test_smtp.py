@@ -406,6 +406,18 @@ def test_a_connection_is_counted_out_even_when_its_end_breaks(monkeypatch):
     assert listener.factories["smtp"].connections == set()
 
 
+def test_a_connection_that_cannot_begin_is_closed(monkeypatch):
+    def broken(self):
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr("mailgate.session.driver.Driver.open", broken)
+    listener = listening()
+    connection = listener.connect()
+    assert connection.closed
+    connection.leave()
+    assert listener.factories["smtp"].connections == set()
+
+
 def test_the_end_of_a_listener_is_when_its_last_connection_is_gone():
     listener = listening()
     first, second = listener.connect(), listener.connect()
