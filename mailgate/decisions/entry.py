@@ -17,6 +17,7 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from time import perf_counter_ns
 from typing import NamedTuple
 
 from mailgate.mail.reply import Reply
@@ -80,7 +81,7 @@ class Trail:
     `Ring.record`.
     """
 
-    __slots__ = ("left_out", "recipients", "sender", "started_ms", "steps", "trace_id")
+    __slots__ = ("_marked_ns", "left_out", "recipients", "sender", "started_ms", "steps", "trace_id")
 
     def __init__(self, trace_id: str, started_ms: int) -> None:
         self.trace_id = trace_id
@@ -90,6 +91,17 @@ class Trail:
         self.recipients: list[tuple[str, str, int]] = []
         self.steps: list[tuple[str, str, str, Reads, str, int]] = []
         self.left_out = 0
+        self._marked_ns = 0
+
+    def resume(self) -> None:
+        """A decision begins now: what it takes is counted from here."""
+        self._marked_ns = perf_counter_ns()
+
+    def decided(self, stage: str, rule: str, place: str, reads: Reads, said: str) -> None:
+        """As `add`; it took the time since `resume`, or since the decision before."""
+        now_ns = perf_counter_ns()
+        began_ns, self._marked_ns = self._marked_ns, now_ns
+        self.add(stage, rule, place, reads, said, (now_ns - began_ns) // 1000 if began_ns else 0)
 
     def add(self, stage: str, rule: str, place: str, reads: Reads, said: str, micros: int) -> None:
         """Remember one decision.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from mailgate.expr.compile import Compiler, OnError
 from mailgate.expr.error import ExpressionErrors
@@ -31,6 +31,24 @@ T = TypeVar("T")
 Reads = tuple[tuple[str, object], ...]
 
 
+class Rule(Protocol):
+    """A choice, whatever it gives: what says why something was decided."""
+
+    @property
+    def key(self) -> str:
+        """The key, as `session.mail.is-allowed`."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """Where it is written."""
+        ...
+
+    def reads(self, scope: Scope) -> Reads:
+        """The variables it names, with their values."""
+        ...
+
+
 class Choice(Generic[T]):
     """What one key says. Nothing in it changes after it was built.
 
@@ -44,6 +62,7 @@ class Choice(Generic[T]):
         "_branches",
         "_fixed",
         "_kind",
+        "_named",
         "_read",
         "_run",
         "is_constant",
@@ -77,7 +96,7 @@ class Choice(Generic[T]):
         self._asks = any(isinstance(node, Ask) for node in nodes)
         attributes = {node.variable.name: node.variable.attribute for node in nodes if isinstance(node, Read)}
         self.variables = tuple(attributes)
-        self._read = _reader(attributes)
+        self._read = self._named = _reader(attributes)
         self._run = build(branches)
 
     @classmethod
@@ -114,7 +133,13 @@ class Choice(Generic[T]):
         if not known.keys() & set(self.variables):
             return self
         branches = fold_branches(self._branches, known)
-        return Choice(self.key, self.place, self._kind, branches, self.on_error, self.literals)
+        special = Choice(self.key, self.place, self._kind, branches, self.on_error, self.literals)
+        special._named = self._named
+        return special
+
+    def reads(self, scope: Scope) -> Reads:
+        """The variables the choice names with their values, those that `specialise` has worked in among them."""
+        return self._named(scope)
 
     async def _answered(self, scope: Scope, frame: Frame) -> Result:
         """Evaluate anew after each answer from outside."""

@@ -55,6 +55,16 @@ class Reason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """What a verdict rests on: a key of the configuration, where it is written, and the facts it saw."""
+
+    rule: str
+    place: str
+    """`mailgate.toml:31`, or `built-in`."""
+    reads: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Proceed:
     """Nothing against it; `changes` are applied in order of arrival."""
 
@@ -73,6 +83,8 @@ class Refuse:
     reason: Reason
     close: bool = False
     detail: str = ""
+    cause: Cause | None = None
+    """The key that decided; None where no key has a say in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ class Acceptance:
         ):
             wanted = await choice.value(context)
             if isinstance(wanted, Unknown):
-                return unanswered(wanted, choice.key)
+                return unanswered(wanted, context.cause(choice))
             if wanted:
                 fields += make(context, transaction, date)
         return fields

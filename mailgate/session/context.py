@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from mailgate.config.schema.session import SessionSettings
-from mailgate.decisions.entry import Trail
+from mailgate.decisions.entry import Reads, Trail
+from mailgate.expr.choice import Rule
 from mailgate.expr.outside import Outside
 from mailgate.mail.change import Change, ExpandRecipient, SetForwardPath, SetReversePath
 from mailgate.mail.envelope import MailParameters, RcptParameters
@@ -20,11 +21,27 @@ from mailgate.mail.header import Header
 from mailgate.mail.path import Path
 from mailgate.mail.session import Session, Stage
 from mailgate.mail.transaction import Transaction
-from mailgate.mail.verdict import Discard, Refuse, Verdict
+from mailgate.mail.verdict import Cause, Discard, Refuse, Verdict
 from mailgate.session.parameters import ConnectionParameters, TransactionParameters
 from mailgate.session.ports import Ports
 
 NO_HEADER = Header(b"")
+
+BUILT_IN = "built-in"
+"""The place of what no configuration decides."""
+
+
+def decided(trail: Trail, stage: str, check: str, verdict: Refuse | Discard) -> None:
+    """Record a verdict: the key that decided, or `check` where no key has a say in it."""
+    if isinstance(verdict, Discard):
+        said, cause = f"discard ({verdict.reason.value})", None
+    else:
+        said, cause = f"{verdict.reply.code} {verdict.reply.enhanced} ({verdict.reason.value})", verdict.cause
+    detail: Reads = (("detail", verdict.detail),) if verdict.detail else ()
+    if cause is None:
+        trail.decided(stage, check, BUILT_IN, detail, said)
+    else:
+        trail.decided(stage, cause.rule, cause.place, cause.reads + detail, said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,22 +154,30 @@ class Context:
 
     def note(self, choice_key: str, place: str, reads: tuple[tuple[str, object], ...], result: object) -> None:
         """Record the evaluation of one expression in the trace."""
-        self.trail.add(self.stage.value, choice_key, place, reads, str(result), 0)
+        self.trail.decided(self.stage.value, choice_key, place, reads, str(result))
 
     def changed(self, changes: tuple[Change, ...]) -> Self:
         """The context after these changes: nothing in it can be changed at this stage."""
         return self
 
     def decided(self, policy: str, verdict: Verdict) -> None:
-        """Record which policy ended the chain, and with what."""
-        if isinstance(verdict, Refuse):
-            said = f"{verdict.reply.code} {verdict.reply.enhanced} ({verdict.reason.value})"
-            reads: tuple[tuple[str, object], ...] = (("detail", verdict.detail),) if verdict.detail else ()
-        elif isinstance(verdict, Discard):
-            said, reads = f"discard ({verdict.reason.value})", ()
-        else:
-            said, reads = "proceed", ()
-        self.trail.add(self.stage.value, policy, "", reads, said, 0)
+        """Record what ended the chain: the key the verdict names, else the policy, and what it said."""
+        if isinstance(verdict, (Refuse, Discard)):
+            decided(self.trail, self.stage.value, policy, verdict)
+
+    def cause(self, rule: Rule, *facts: tuple[str, object]) -> Cause:
+        """Why a verdict follows from `rule`: the variables it names, what it asked, and further facts.
+
+        For refusals alone: it reads again what the rule has read.
+        """
+        named = rule.reads(self)
+        names = {name for name, _ in named}
+        asked: Reads = ()
+        for _, key, place, reads, _, _ in reversed(self.trail.steps):
+            if key == rule.key and place == rule.place:
+                asked = tuple(each for each in reads if each[0] not in names)
+                break
+        return Cause(rule.key, rule.place, (*named, *asked, *facts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from enum import Enum
-from time import perf_counter_ns
 from typing import NamedTuple, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from mailgate.decisions.entry import Kind, Trail
+from mailgate.expr.choice import Rule
 from mailgate.lookup.directory import Denied
 from mailgate.mail import replies
 from mailgate.mail.envelope import NO_MAIL_PARAMETERS
@@ -31,7 +31,7 @@ from mailgate.mail.reply import Reply
 from mailgate.mail.session import Session, Stage, Tls
 from mailgate.mail.transaction import Transaction
 from mailgate.mail.unknown import Unknown
-from mailgate.mail.verdict import Discard, Proceed, Reason, Refuse, Verdict
+from mailgate.mail.verdict import Cause, Discard, Proceed, Reason, Refuse, Verdict
 from mailgate.queue.store import Spool
 from mailgate.session import apply
 from mailgate.session.chain import Policy, chain, settle
@@ -45,10 +45,12 @@ from mailgate.session.context import (
     MessageContext,
     RcptContext,
     VrfyContext,
+    decided,
 )
 from mailgate.session.parameters import (
     ConnectionParameters,
     TransactionParameters,
+    Unanswered,
     authenticated_parameters,
     connection_parameters,
     transaction_parameters,
@@ -138,6 +140,8 @@ class Driver:
         self._queue_id = 0
         self._too_big = False
         self._chunks = False
+        self._farewell: tuple[Reply, Reason] | None = None
+        """The last reply to a client whose transaction ends with it."""
         self._chunk_refusal: Refuse | None = None
         """Why the present BDAT chunk is thrown away."""
         self._chunks_refused: Refuse | None = None
@@ -176,9 +180,38 @@ class Driver:
 
     def farewell(self, reply: Reply, reason: Reason) -> bytes:
         """A last reply outside the order of commands: time-outs, limits, shutdown."""
-        trace_id = self._transaction.trace_id if self._transaction is not None else self.session.id
-        self._log_refusal("session", reply, reason.value, "", trace_id)
-        return reply.wire(trace_id)
+        trail = self._open_trail
+        refusal = Refuse(reply, reason, cause=self._limit_reached(reason))
+        decided(trail, "session", "farewell", refusal)
+        self._log_refusal("session", reply, reason.value, "", trail.trace_id)
+        if trail is self._tx_trail:
+            self._farewell = reply, reason
+        else:
+            self._record(Kind.SESSION, trail, (reply,), reason.value)
+        return reply.wire(trail.trace_id)
+
+    def _limit_reached(self, reason: Reason) -> Cause | None:
+        """Which key ends a session that has lasted too long, sent too much or said nothing."""
+        rules = self._rules
+        limits: dict[Reason, Rule] = {
+            Reason.INACTIVE: rules.timeout,
+            Reason.TIME_LIMIT: rules.duration,
+            Reason.TRANSFER_LIMIT: rules.transfer_limit,
+        }
+        rule = limits.get(reason)
+        if rule is None:
+            return None
+        return ConnectContext(self.session, rules, self._site.ports, self._trail, Stage.CONNECT).cause(rule)
+
+    @property
+    def _open_trail(self) -> Trail:
+        """Where what happens now belongs: the transaction's, else the session's."""
+        return self._tx_trail if self._tx_trail is not None else self._trail
+
+    @property
+    def trails(self) -> tuple[Trail, ...]:
+        """What has been decided and is not recorded yet: of the session, and of an open transaction."""
+        return (self._trail,) if self._tx_trail is None else (self._trail, self._tx_trail)
 
     def give_up(self) -> None:
         """What is being decided will be cancelled, and its answer would not be sent any more."""
@@ -202,9 +235,21 @@ class Driver:
         return Step(self._core.reply(reply, trace_id=trace_id), then)
 
     def _refuse(
-        self, refusal: Refuse | Discard, stage: str, trail: Trail, subject: str = "", *, times: int = 1
+        self,
+        refusal: Refuse | Discard,
+        stage: str,
+        trail: Trail,
+        subject: str = "",
+        *,
+        by: str = "",
+        times: int = 1,
     ) -> Step:
-        """Answer a verdict that is not `Proceed`, log it, and record it when no transaction will."""
+        """Answer a verdict that is not `Proceed`, log it, and record it when no transaction will.
+
+        `by` names the check where it was none of a chain: those are in the trail already.
+        """
+        if by:
+            decided(trail, stage, by, refusal)
         reply = refusal.reply or replies.OK
         if isinstance(refusal, Discard):
             return Step(self._core.reply(*(reply,) * times, trace_id=trail.trace_id))
@@ -250,13 +295,19 @@ class Driver:
         """Turn what nobody foresaw into 451 (I4, I5)."""
         try:
             return await answer
-        except Exception:
+        except Exception as failure:
             if self._given_up:
                 raise
             self._log_unexpected()
-            if close:
-                return self._say(replies.CANNOT_SERVE, Then.CLOSE)
-            return self._say(replies.TRY_LATER)
+            reply = replies.CANNOT_SERVE if close else replies.TRY_LATER
+            trail = self._open_trail
+            # A stage that takes longer than the client would wait.
+            cause = self._limit_reached(Reason.INACTIVE) if isinstance(failure, TimeoutError) else None
+            detail = type(failure).__name__
+            decided(trail, "session", "unexpected", Refuse(reply, Reason.UNEXPECTED, detail=detail, cause=cause))
+            if trail is self._trail:
+                self._record(Kind.SESSION, trail, (reply,), Reason.UNEXPECTED.value)
+            return self._say(reply, Then.CLOSE if close else Then.GO_ON)
 
     def _log_unexpected(self) -> None:
         transaction = self._transaction
@@ -265,31 +316,32 @@ class Driver:
 
     async def _judge(self, policies: tuple[Policy[C], ...], context: C) -> Verdict:
         """Run a stage's chain and add what it cost to the trail."""
-        began = perf_counter_ns()
+        trail = context.trail
+        trail.resume()
         site = self._site
         parameters = self.parameters
         assert parameters is not None
         verdict = await chain(policies, context, parameters.timeout, site.clock)
-        micros = (perf_counter_ns() - began) // 1000
-        if isinstance(verdict, Proceed):
-            context.trail.add(context.stage.value, "all policies", "", (), "proceed", micros)
+        if type(verdict) is Proceed:
+            trail.decided(context.stage.value, "all policies", "", (), "proceed")
         return verdict
 
     # --- connect ----------------------------------------------------------------
 
     async def _connect(self) -> Step:
+        self._trail.resume()
         refusal = await self._evaluate_parameters()
         if refusal is not None:
-            return self._refuse(refusal, "connect", self._trail)
+            return self._refuse(refusal, "connect", self._trail, by="limits_are_known")
         context = ConnectContext(self.session, self._rules, self._site.ports, self._trail, Stage.CONNECT)
         name = await connect.hostname(context, self._site.listener.hostname)
         if isinstance(name, Refuse):
-            return self._refuse(name, "connect", self._trail)
+            return self._refuse(name, "connect", self._trail, by="hostname")
         self.session = replace(self.session, hostname=name)
         context = replace(context, session=self.session)
         greeting = await connect.greeting(context, self._site.listener.greeting)
         if isinstance(greeting, Refuse):
-            return self._refuse(greeting, "connect", self._trail)
+            return self._refuse(greeting, "connect", self._trail, by="greeting")
         return Step(greeting.wire())
 
     async def _evaluate_parameters(self) -> Refuse | None:
@@ -298,8 +350,8 @@ class Driver:
         if parameters is None:
             context = ConnectContext(self.session, self._rules, self._site.ports, self._trail, Stage.CONNECT)
             evaluated = await connection_parameters(self._rules, context)
-            if isinstance(evaluated, Unknown):
-                return connect.cannot_serve(evaluated, "session")
+            if isinstance(evaluated, Unanswered):
+                return connect.cannot_serve(evaluated.unknown, context.cause(evaluated.rule))
             parameters = evaluated
         self.parameters = parameters
         self._core.bare_newline = BareNewline.NORMALIZE if parameters.normalize_newlines else BareNewline.REJECT
@@ -328,7 +380,7 @@ class Driver:
         else:
             offered = await self._offer(replace(context, session=greeted))
             if isinstance(offered, Refuse):
-                return self._refuse(offered, "ehlo", self._trail, event.name)
+                return self._refuse(offered, "ehlo", self._trail, event.name, by="capabilities")
             answer = offered
         self._end_transaction("ehlo")
         self.session = greeted
@@ -352,16 +404,19 @@ class Driver:
 
     async def _start_tls(self, event: StartTls) -> Step:
         if self.session.tls is not None:
-            return self._refuse(Refuse(replies.TLS_ALREADY, Reason.SEQUENCE), "starttls", self._trail)
+            refusal = Refuse(replies.TLS_ALREADY, Reason.SEQUENCE)
+            return self._refuse(refusal, "starttls", self._trail, by="tls_is_off")
         if not self.session.tls_offered:
-            return self._refuse(Refuse(replies.TLS_NOT_OFFERED, Reason.SEQUENCE), "starttls", self._trail)
+            refusal = Refuse(replies.TLS_NOT_OFFERED, Reason.SEQUENCE)
+            return self._refuse(refusal, "starttls", self._trail, by="tls_is_offered")
         return self._say(replies.TLS_READY, Then.START_TLS)
 
     async def _after_tls(self) -> Step:
+        self._trail.resume()
         refusal = await self._evaluate_parameters()
         if refusal is None:
             return NOTHING
-        return self._refuse(refusal, "starttls", self._trail)
+        return self._refuse(refusal, "starttls", self._trail, by="limits_are_known")
 
     # --- AUTH -------------------------------------------------------------------
 
@@ -382,9 +437,8 @@ class Driver:
             return self._refuse(verdict, "auth", self._trail, event.mechanism)
         self._exchange = begun = exchange(event.mechanism)
         if begun is None:
-            return self._refuse(
-                Refuse(replies.AUTH_UNKNOWN_MECHANISM, Reason.AUTH_NOT_AVAILABLE), "auth", self._trail, event.mechanism
-            )
+            refusal = Refuse(replies.AUTH_UNKNOWN_MECHANISM, Reason.AUTH_NOT_AVAILABLE)
+            return self._refuse(refusal, "auth", self._trail, event.mechanism, by="mechanism_is_known")
         return await self._auth_turn(begun.start(event.initial))
 
     async def _auth_response(self, event: AuthResponse) -> Step:
@@ -398,35 +452,38 @@ class Driver:
         if isinstance(turn, Challenge):
             return self._say(replies.challenge(turn.text))
         self._exchange = None
+        self._trail.resume()
         if turn is Broken.CANCELLED:
-            return self._refuse(Refuse(replies.AUTH_CANCELLED, Reason.AUTH_FAILED), "auth", self._trail)
+            refusal = Refuse(replies.AUTH_CANCELLED, Reason.AUTH_FAILED)
+            return self._refuse(refusal, "auth", self._trail, by="exchange_is_whole")
         if not isinstance(turn, Credentials):
-            return await self._auth_error(Refuse(replies.AUTH_MALFORMED, Reason.AUTH_FAILED))
+            return await self._auth_error(Refuse(replies.AUTH_MALFORMED, Reason.AUTH_FAILED), "exchange_is_whole")
         assert self.parameters is not None
         name = self.parameters.auth_directory
         directory = self._site.ports.directories.find(name) if isinstance(name, str) else None
+        context = ConnectContext(self.session, self._rules, self._site.ports, self._trail, Stage.AUTH)
+        cause = context.cause(self._rules.auth.directory)
         if directory is None or isinstance(directory, Unknown):
-            return self._refuse(Refuse(replies.AUTH_NOT_AVAILABLE, Reason.AUTH_NOT_AVAILABLE), "auth", self._trail)
+            return self._refuse(auth.not_available(cause), "auth", self._trail, by="directory_is_there")
         identity = await directory.authenticate(turn.login, turn.secret)
         if isinstance(identity, Unknown):
-            refusal = unanswered(
-                identity,
-                f"directory.{directory.id}",
-                temporary=replies.AUTH_UNKNOWN,
-                rejected=replies.AUTH_FAILED,
-            )
-            return self._refuse(refusal, "auth", self._trail)
-        if identity is Denied.MAY_NOT_SEND:
-            return self._refuse(Refuse(replies.AUTH_MAY_NOT_SEND, Reason.AUTH_FAILED), "auth", self._trail, turn.login)
+            refusal = auth.cannot_authenticate(identity, cause)
+            return self._refuse(refusal, "auth", self._trail, by="credentials")
         if isinstance(identity, Denied):
+            # The secret stays out of it.
+            cause = replace(cause, reads=(*cause.reads, ("directory", directory.id), ("login", turn.login)))
+            if identity is Denied.MAY_NOT_SEND:
+                refusal = Refuse(replies.AUTH_MAY_NOT_SEND, Reason.AUTH_FAILED, cause=cause)
+                return self._refuse(refusal, "auth", self._trail, turn.login, by="credentials")
             reply = replies.AUTH_CODE_MISSING if identity is Denied.CODE_MISSING else replies.AUTH_FAILED
-            return await self._auth_error(Refuse(reply, Reason.AUTH_FAILED, detail=identity.value), turn.login)
+            refusal = Refuse(reply, Reason.AUTH_FAILED, detail=identity.value, cause=cause)
+            return await self._auth_error(refusal, "credentials", turn.login)
         self.session = replace(self.session, identity=identity)
         self._prepared = None
         self._rules = self._site.rules
         context = ConnectContext(self.session, self._rules, self._site.ports, self._trail, Stage.AUTH)
         self.parameters = await authenticated_parameters(self._rules, context, self.parameters)
-        self._trail.add(Stage.AUTH.value, "credentials", "", (("login", identity.login),), "accepted", 0)
+        self._trail.decided(Stage.AUTH.value, cause.rule, cause.place, (("login", identity.login),), "accepted")
         _log.info(
             "{event}",
             event="auth.success",
@@ -437,24 +494,30 @@ class Driver:
         )
         return self._say(replies.AUTH_OK)
 
-    async def _auth_error(self, refusal: Refuse, login: str = "") -> Step:
+    async def _auth_error(self, refusal: Refuse, by: str, login: str = "") -> Step:
         """An error that counts: wait, answer, and after too many of them close."""
+        context = ConnectContext(self.session, self._rules, self._site.ports, self._trail, Stage.AUTH)
+        errors = self._rules.auth.errors
         assert self.parameters is not None
         wait = self.parameters.auth_errors_wait
         total = self.parameters.auth_errors_total
-        for value, key in ((wait, "session.auth.errors.wait"), (total, "session.auth.errors.total")):
+        for value, rule in ((wait, errors.wait), (total, errors.total)):
             if isinstance(value, Unknown):
-                refused = unanswered(value, key, temporary=replies.AUTH_UNKNOWN, rejected=replies.AUTH_FAILED)
-                return self._refuse(refused, "auth", self._trail)
+                refused = auth.cannot_authenticate(value, context.cause(rule))
+                return self._refuse(refused, "auth", self._trail, by="errors")
         assert not isinstance(wait, Unknown)
         assert not isinstance(total, Unknown)
+        trail = self._trail
+        decided(trail, Stage.AUTH.value, by, refusal)
         await self._pause(wait.total_seconds())
         self.session = replace(self.session, auth_errors=self.session.auth_errors + 1)
         if self.session.auth_errors < total:
-            return self._refuse(refusal, "auth", self._trail, login)
-        self._trail.add(Stage.AUTH.value, "session.auth.errors.total", "", (("errors", total),), "close", 0)
-        step = self._refuse(refusal, "auth", self._trail, login)
-        return Step(step.octets + replies.AUTH_TOO_MANY_ERRORS.wire(self.session.id), Then.CLOSE)
+            return self._refuse(refusal, "auth", trail, login)
+        last = replies.AUTH_TOO_MANY_ERRORS
+        cause = context.cause(errors.total, ("errors", self.session.auth_errors), ("limit", total))
+        decided(trail, Stage.AUTH.value, "errors", Refuse(last, Reason.TOO_MANY_ERRORS, cause=cause))
+        step = self._refuse(refusal, "auth", trail, login)
+        return Step(step.octets + last.wire(self.session.id), Then.CLOSE)
 
     async def _pause(self, seconds: float) -> None:
         await deferLater(self._site.clock, seconds)
@@ -531,26 +594,27 @@ class Driver:
             verdict = rcpt.NO_TRANSACTION
         trail.add_recipient(path.text, f"{verdict.reply.code} {verdict.reply.enhanced}")
         if verdict.reason in (Reason.MAILBOX_UNKNOWN, Reason.RELAY_DENIED):
-            return await self._rcpt_error(verdict, trail, path)
+            return await self._rcpt_error(verdict, context)
         return self._refuse(verdict, "rcpt", trail, path.text)
 
-    async def _rcpt_error(self, refusal: Refuse, trail: Trail, path: Path) -> Step:
+    async def _rcpt_error(self, refusal: Refuse, context: RcptContext) -> Step:
         """A bad recipient: wait, count, and after too many of them close."""
-        limits = self._limits
+        limits, trail, asked = self._limits, context.trail, context.path.text
+        errors = context.rules.rcpt.errors
         wait = limits.errors_wait if limits is not None else None
         total = limits.errors_total if limits is not None else None
-        if isinstance(wait, Unknown):
-            return self._refuse(unanswered(wait, "session.rcpt.errors.wait"), "rcpt", trail, path.text)
-        if isinstance(total, Unknown):
-            return self._refuse(unanswered(total, "session.rcpt.errors.total"), "rcpt", trail, path.text)
-        if wait is None or total is None:
-            return self._refuse(refusal, "rcpt", trail, path.text)
+        for value, rule in ((wait, errors.wait), (total, errors.total)):
+            if isinstance(value, Unknown):
+                return self._refuse(unanswered(value, context.cause(rule)), "rcpt", trail, asked, by="errors")
+        if wait is None or total is None or isinstance(wait, Unknown) or isinstance(total, Unknown):
+            return self._refuse(refusal, "rcpt", trail, asked)
         await self._pause(wait.total_seconds())
         self.session = replace(self.session, rcpt_errors=self.session.rcpt_errors + 1)
-        if self.session.rcpt_errors >= total:
-            trail.add(Stage.RCPT.value, "session.rcpt.errors.total", "", (("errors", total),), "close", 0)
-            refusal = Refuse(replies.TOO_MANY_ERRORS, Reason.TOO_MANY_ERRORS, close=True)
-        return self._refuse(refusal, "rcpt", trail, path.text)
+        if self.session.rcpt_errors < total:
+            return self._refuse(refusal, "rcpt", trail, asked)
+        cause = context.cause(errors.total, ("errors", self.session.rcpt_errors), ("limit", total))
+        refusal = Refuse(replies.TOO_MANY_ERRORS, Reason.TOO_MANY_ERRORS, close=True, cause=cause)
+        return self._refuse(refusal, "rcpt", trail, asked, by="errors")
 
     # --- DATA, BDAT -------------------------------------------------------------
 
@@ -575,7 +639,8 @@ class Driver:
             return self._refuse(verdict, "data", context.trail)
         assert self._limits is not None
         if isinstance(self._limits.size, Unknown):
-            return self._refuse(unanswered(self._limits.size, "session.data.limits.size"), "data", context.trail)
+            refusal = unanswered(self._limits.size, context.cause(self._rules.data.limits.size))
+            return self._refuse(refusal, "data", context.trail, by="size_is_known")
         self._begin_message()
         return Step(self._core.reply(replies.START_DATA))
 
@@ -611,9 +676,10 @@ class Driver:
         elif self._transaction is None or not self._transaction.recipients or limit is None:
             self._chunk_refusal = data.NO_RECIPIENT
         elif isinstance(limit, Unknown):
-            self._chunk_refusal = unanswered(limit, "session.data.limits.size")
+            cause = self._data_context(chunking=True).cause(self._rules.data.limits.size)
+            self._chunk_refusal = unanswered(limit, cause)
         elif (self._spool.size_octets if self._spool is not None else 0) + event.size > limit:
-            self._chunk_refusal = data.TOO_BIG
+            self._chunk_refusal = data.too_big(self._data_context(chunking=True), ("chunk", event.size))
         elif self._spool is None:
             try:
                 self._begin_message()
@@ -635,11 +701,14 @@ class Driver:
                 raise
             self._log_unexpected()
             verdict = Refuse(replies.TRY_LATER, Reason.UNEXPECTED)
+            decided(context.trail, "data", "unexpected", verdict)
         if refusal is None and self._too_big:
             # Normalised newlines take more room than the client announced.
-            refusal = data.TOO_BIG
+            refusal = data.too_big(context)
         if isinstance(verdict, Refuse) and (refusal is None or verdict.reason is Reason.PARAMETER_NOT_OFFERED):
             refusal = verdict
+        elif refusal is not None:
+            decided(context.trail, "data", "chunk_is_kept", refusal)
         if refusal is not None:
             return self._refuse_chunk(refusal, event.last, context.trail)
         self._chunks = True
@@ -696,20 +765,20 @@ class Driver:
                 self._discard_spool()
                 return self._finish(verdict, trail, size_octets)
             if spool is None:
-                return self._finish(data.TOO_BIG, trail, size_octets)
+                return self._finish(data.too_big(context), trail, size_octets, by="size_is_within_limit")
             message = await self._site.acceptance.prepare(context, transaction, spool)
             if self._given_up:
                 # Whoever was asked last did not pass the cancellation on.
                 raise CancelledError()
             if isinstance(message, Refuse):
                 self._discard_spool()
-                return self._finish(message, trail, size_octets)
+                return self._finish(message, trail, size_octets, by="message_is_kept")
         except Exception:
             self._discard_spool()
             if self._given_up:
                 raise
             self._log_unexpected()
-            return self._finish(Refuse(replies.TRY_LATER, Reason.UNEXPECTED), trail, size_octets)
+            return self._finish(Refuse(replies.TRY_LATER, Reason.UNEXPECTED), trail, size_octets, by="unexpected")
         # From here on the content is the store's, and what it says is what the client is told.
         self._spool = None
         self.committing = True
@@ -720,7 +789,7 @@ class Driver:
             outcome = Refuse(replies.TRY_LATER, Reason.UNEXPECTED)
         finally:
             self.committing = False
-        return self._finish(outcome, trail, size_octets)
+        return self._finish(outcome, trail, size_octets, by="message_is_kept")
 
     def _final_replies(self) -> int:
         """How many replies end the message: on LMTP one for each RCPT that was accepted, if any was."""
@@ -728,8 +797,10 @@ class Driver:
             return 1
         return max(1, self._transaction.replies_due)
 
-    def _finish(self, outcome: Reply | Refuse | Discard, trail: Trail, size_octets: int | None = None) -> Step:
-        """Give the final reply (on LMTP one for each accepted RCPT) and end the transaction."""
+    def _finish(
+        self, outcome: Reply | Refuse | Discard, trail: Trail, size_octets: int | None = None, *, by: str = ""
+    ) -> Step:
+        """Give the final reply (on LMTP one for each accepted RCPT) and end the transaction; `by` as in `_refuse`."""
         transaction = self._transaction
         assert transaction is not None
         if isinstance(outcome, Reply):
@@ -738,6 +809,8 @@ class Driver:
         else:
             reply, reason = outcome.reply or replies.OK, outcome.reason.value
             close = isinstance(outcome, Refuse) and outcome.close
+            if by:
+                decided(trail, "data", by, outcome)
             if isinstance(outcome, Refuse):
                 self._queue_id = 0
                 self._log_refusal("data", reply, reason, outcome.detail, transaction.trace_id)
@@ -760,7 +833,9 @@ class Driver:
         self._discard_spool()
         if self._transaction is not None and self._tx_trail is not None and not self.committing:
             self._queue_id = 0
-            self._record(Kind.TRANSACTION, self._tx_trail, (), why)
+            said, reason = self._farewell or (None, None)
+            said_all = () if said is None else (said,)
+            self._record(Kind.TRANSACTION, self._tx_trail, said_all, why if reason is None else reason.value)
             self._forget_transaction()
 
     def _forget_transaction(self) -> None:
@@ -799,12 +874,13 @@ class Driver:
     async def _look_up(self, text: str, expand: bool) -> Step:
         assert self.parameters is not None
         trail = self._tx_trail or self._trail
+        trail.resume()
         context = VrfyContext(
             self.session, self._rules, self._site.ports, trail, Stage.VRFY, self.parameters, text.lower(), expand
         )
         answer = await vrfy.answer(context)
         if isinstance(answer, Refuse):
-            return self._refuse(answer, "vrfy", trail, text)
+            return self._refuse(answer, "vrfy", trail, text, by="address_is_known")
         return self._say(answer)
 
     async def _rejected(self, event: Rejected) -> Step:
@@ -817,8 +893,7 @@ class Driver:
             trail = Trail(new_trace_id(), self._now_ms())
         else:
             trail = self._trail
-        trail.add("command", "syntax", "", (), f"{event.reply.code} {event.reply.enhanced}", 0)
-        return self._refuse(refusal, "command", trail)
+        return self._refuse(refusal, "command", trail, by="syntax")
 
 
 _TAKERS: dict[type[object], Callable[..., Coroutine[Deferred[object], None, Step]]] = {

@@ -10,10 +10,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import NamedTuple
 
 from mailgate.config.schema.session import SessionSettings
+from mailgate.expr.choice import Rule
 from mailgate.expr.scope import Scope
 from mailgate.mail.unknown import Unknown
+
+
+class Unanswered(NamedTuple):
+    """A rule without which there is no session, and why it has no value."""
+
+    rule: Rule
+    unknown: Unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +56,20 @@ class TransactionParameters:
     """Octets a message may have."""
 
 
-async def connection_parameters(rules: SessionSettings, scope: Scope) -> ConnectionParameters | Unknown:
-    """Evaluate what a connection starts with; `Unknown` when one of its own limits is."""
+async def connection_parameters(rules: SessionSettings, scope: Scope) -> ConnectionParameters | Unanswered:
+    """Evaluate what a connection starts with; `Unanswered` when one of its own limits is unknown."""
     timeout = await rules.timeout.value(scope)
     if isinstance(timeout, Unknown):
-        return timeout
+        return Unanswered(rules.timeout, timeout)
     duration = await rules.duration.value(scope)
     if isinstance(duration, Unknown):
-        return duration
+        return Unanswered(rules.duration, duration)
     transfer_limit = await rules.transfer_limit.value(scope)
     if isinstance(transfer_limit, Unknown):
-        return transfer_limit
+        return Unanswered(rules.transfer_limit, transfer_limit)
     newlines = await rules.bare_newline.value(scope)
     if isinstance(newlines, Unknown):
-        return newlines
+        return Unanswered(rules.bare_newline, newlines)
     return ConnectionParameters(
         timeout=timeout,
         duration=duration,

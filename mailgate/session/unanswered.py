@@ -8,19 +8,19 @@ from __future__ import annotations
 from mailgate.mail import replies
 from mailgate.mail.reply import Reply
 from mailgate.mail.unknown import Unknown
-from mailgate.mail.verdict import Reason, Refuse
+from mailgate.mail.verdict import Cause, Reason, Refuse
 
 
 def unanswered(
     unknown: Unknown,
-    key: str,
+    cause: Cause,
     *,
     temporary: Reply = replies.UNKNOWN_ANSWER,
     rejected: Reply = replies.NOT_ALLOWED,
     close: bool = False,
 ) -> Refuse:
-    """The refusal that an unknown value of `key` leads to; its dependency goes to log and trace only."""
-    detail = f"{key}: {unknown.dependency}: {unknown.reason}"
+    """The refusal that an unknown value of the key in `cause` leads to; its dependency goes to log and trace only."""
+    detail = f"{cause.rule}: {unknown.dependency}: {unknown.reason}"
     if unknown.reject:
-        return Refuse(rejected, Reason.ON_ERROR, close, detail)
-    return Refuse(temporary, Reason.UNKNOWN_ANSWER, close, detail)
+        return Refuse(rejected, Reason.ON_ERROR, close, detail, cause)
+    return Refuse(temporary, Reason.UNKNOWN_ANSWER, close, detail, cause)

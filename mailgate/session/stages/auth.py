@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from mailgate.mail import replies
 from mailgate.mail.unknown import Unknown
-from mailgate.mail.verdict import PROCEED, Reason, Refuse, Verdict
+from mailgate.mail.verdict import PROCEED, Cause, Reason, Refuse, Verdict
 from mailgate.session.chain import Policy
 from mailgate.session.context import AuthContext
 from mailgate.session.unanswered import unanswered
 
-NOT_AVAILABLE = Refuse(replies.AUTH_NOT_AVAILABLE, Reason.AUTH_NOT_AVAILABLE)
+
+def not_available(cause: Cause) -> Refuse:
+    """AUTH where the key in `cause` leaves nothing to authenticate with."""
+    return Refuse(replies.AUTH_NOT_AVAILABLE, Reason.AUTH_NOT_AVAILABLE, cause=cause)
 
 
-def cannot_authenticate(unknown: Unknown, key: str) -> Refuse:
+def cannot_authenticate(unknown: Unknown, cause: Cause) -> Refuse:
     """454 for what could not be found out: no error of the client's, so it is not counted."""
-    return unanswered(unknown, key, temporary=replies.AUTH_UNKNOWN, rejected=replies.AUTH_FAILED)
+    return unanswered(unknown, cause, temporary=replies.AUTH_UNKNOWN, rejected=replies.AUTH_FAILED)
 
 
 async def identity_is_open(context: AuthContext) -> Verdict:
@@ -37,25 +40,26 @@ async def directory_is_there(context: AuthContext) -> Verdict:
     """AUTH needs a directory (`session.auth.directory`) that is defined."""
     name = context.connection.auth_directory
     if isinstance(name, Unknown):
-        return cannot_authenticate(name, "session.auth.directory")
+        return cannot_authenticate(name, context.cause(context.rules.auth.directory))
     if name is None:
-        return NOT_AVAILABLE
+        return not_available(context.cause(context.rules.auth.directory))
     directory = context.ports.directories.find(name)
     if isinstance(directory, Unknown):
-        return cannot_authenticate(directory, "session.auth.directory")
-    return PROCEED if directory is not None else NOT_AVAILABLE
+        return cannot_authenticate(directory, context.cause(context.rules.auth.directory))
+    return PROCEED if directory is not None else not_available(context.cause(context.rules.auth.directory))
 
 
 async def mechanism_is_offered(context: AuthContext) -> Verdict:
     """Only the mechanisms of `session.auth.mechanisms`, as they are now."""
     offered = await context.rules.auth.mechanisms.value(context)
     if isinstance(offered, Unknown):
-        return cannot_authenticate(offered, "session.auth.mechanisms")
-    if not offered:
-        return NOT_AVAILABLE
+        return cannot_authenticate(offered, context.cause(context.rules.auth.mechanisms))
     if context.mechanism in offered:
         return PROCEED
-    return Refuse(replies.AUTH_UNKNOWN_MECHANISM, Reason.AUTH_NOT_AVAILABLE)
+    cause = context.cause(context.rules.auth.mechanisms, ("mechanism", context.mechanism), ("offered", offered))
+    if not offered:
+        return not_available(cause)
+    return Refuse(replies.AUTH_UNKNOWN_MECHANISM, Reason.AUTH_NOT_AVAILABLE, cause=cause)
 
 
 POLICIES: tuple[Policy[AuthContext], ...] = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mailgate.mail import replies
 from mailgate.mail.reply import Reply
 from mailgate.mail.unknown import Unknown
-from mailgate.mail.verdict import Refuse
+from mailgate.mail.verdict import Cause, Refuse
 from mailgate.session.chain import Policy
 from mailgate.session.context import ConnectContext
 from mailgate.session.unanswered import unanswered
@@ -17,9 +17,9 @@ from mailgate.session.unanswered import unanswered
 POLICIES: tuple[Policy[ConnectContext], ...] = ()
 
 
-def cannot_serve(unknown: Unknown, key: str) -> Refuse:
-    """The refusal of a connection for which `key` is unknown: 421 and closed."""
-    return unanswered(unknown, key, temporary=replies.CONNECT_UNKNOWN, rejected=replies.CONNECT_REFUSED, close=True)
+def cannot_serve(unknown: Unknown, cause: Cause) -> Refuse:
+    """The refusal of a connection for which the key in `cause` is unknown: 421 and closed."""
+    return unanswered(unknown, cause, temporary=replies.CONNECT_UNKNOWN, rejected=replies.CONNECT_REFUSED, close=True)
 
 
 async def hostname(context: ConnectContext, configured: str | None) -> str | Refuse:
@@ -28,7 +28,7 @@ async def hostname(context: ConnectContext, configured: str | None) -> str | Ref
         return configured
     name = await context.rules.connect.hostname.value(context)
     if isinstance(name, Unknown):
-        return cannot_serve(name, "session.connect.hostname")
+        return cannot_serve(name, context.cause(context.rules.connect.hostname))
     return name or "localhost"
 
 
@@ -38,5 +38,5 @@ async def greeting(context: ConnectContext, configured: str | None) -> Reply | R
         return replies.greeting(configured)
     text = await context.rules.connect.greeting.value(context)
     if isinstance(text, Unknown):
-        return cannot_serve(text, "session.connect.greeting")
+        return cannot_serve(text, context.cause(context.rules.connect.greeting))
     return replies.greeting(text or f"{context.session.hostname} mailgate ESMTP at your service")

@@ -16,7 +16,13 @@ from mailgate.session.unanswered import unanswered
 
 NO_RECIPIENT = Refuse(replies.RCPT_FIRST, Reason.NO_RECIPIENTS)
 REFUSED_BEFORE = Refuse(replies.BDAT_FAILED_BEFORE, Reason.SEQUENCE)
-TOO_BIG = Refuse(replies.MESSAGE_TOO_BIG, Reason.MESSAGE_TOO_BIG)
+
+
+def too_big(context: DataContext, *facts: tuple[str, object]) -> Refuse:
+    """The refusal of a message over `session.data.limits.size`."""
+    limit = context.limits.size if context.limits is not None else None
+    cause = context.cause(context.rules.data.limits.size, ("limit", limit), *facts)
+    return Refuse(replies.MESSAGE_TOO_BIG, Reason.MESSAGE_TOO_BIG, cause=cause)
 
 
 async def there_is_a_recipient(context: DataContext) -> Verdict:
@@ -41,10 +47,10 @@ async def messages_are_left(context: DataContext) -> Verdict:
     """At most `session.data.limits.messages` in a session; the transaction stays."""
     limit = await context.rules.data.limits.messages.value(context)
     if isinstance(limit, Unknown):
-        return unanswered(limit, "session.data.limits.messages")
+        return unanswered(limit, context.cause(context.rules.data.limits.messages))
     if context.messages >= limit:
-        detail = f"{context.messages} messages, at most {limit}"
-        return Refuse(replies.TOO_MANY_MESSAGES, Reason.TOO_MANY_MESSAGES, detail=detail)
+        cause = context.cause(context.rules.data.limits.messages, ("limit", limit), ("messages", context.messages))
+        return Refuse(replies.TOO_MANY_MESSAGES, Reason.TOO_MANY_MESSAGES, cause=cause)
     return PROCEED
 
 
@@ -52,19 +58,23 @@ async def chunking_is_offered(context: DataContext) -> Verdict:
     """Refuse BDAT, once its chunk was read, where `session.extensions.chunking` is off."""
     offered = await context.rules.extensions.chunking.value(context)
     if isinstance(offered, Unknown):
-        return unanswered(offered, "session.extensions.chunking")
-    return PROCEED if offered else Refuse(replies.NOT_OFFERED, Reason.PARAMETER_NOT_OFFERED)
+        return unanswered(offered, context.cause(context.rules.extensions.chunking))
+    if offered:
+        return PROCEED
+    cause = context.cause(context.rules.extensions.chunking)
+    return Refuse(replies.NOT_OFFERED, Reason.PARAMETER_NOT_OFFERED, cause=cause)
 
 
 async def size_is_within_limit(context: MessageContext) -> Verdict:
     """Refuse a message that went over `session.data.limits.size`; its octets were let go at once."""
-    return TOO_BIG if context.too_big else PROCEED
+    return too_big(context) if context.too_big else PROCEED
 
 
 async def newlines_are_whole(context: MessageContext) -> Verdict:
     """Refuse a message with a bare CR or LF (RFC 5321 2.3.8): such octets are how messages are smuggled."""
     if context.bare_newline:
-        return Refuse(replies.BARE_NEWLINE_IN_MESSAGE, Reason.BARE_NEWLINE)
+        cause = context.cause(context.rules.bare_newline)
+        return Refuse(replies.BARE_NEWLINE_IN_MESSAGE, Reason.BARE_NEWLINE, cause=cause)
     return PROCEED
 
 
@@ -82,10 +92,11 @@ async def message_does_not_loop(context: MessageContext) -> Verdict:
     # RFC 5321 6.3: count Received fields to detect loops.
     limit = await context.rules.data.limits.received_headers.value(context)
     if isinstance(limit, Unknown):
-        return unanswered(limit, "session.data.limits.received-headers")
+        return unanswered(limit, context.cause(context.rules.data.limits.received_headers))
     if context.header.count(b"received") > limit:
-        count = context.header.count(b"received")
-        return Refuse(replies.MAIL_LOOP, Reason.MAIL_LOOP, detail=f"{count} Received fields, at most {limit}")
+        facts = (("limit", limit), ("Received fields", context.header.count(b"received")))
+        cause = context.cause(context.rules.data.limits.received_headers, *facts)
+        return Refuse(replies.MAIL_LOOP, Reason.MAIL_LOOP, cause=cause)
     return PROCEED
 
 

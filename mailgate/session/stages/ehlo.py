@@ -28,9 +28,10 @@ async def name_is_given(context: EhloContext) -> Verdict:
         return PROCEED
     wanted = context.connection.reject_non_fqdn
     if isinstance(wanted, Unknown):
-        return unanswered(wanted, "session.ehlo.reject-non-fqdn")
+        return unanswered(wanted, context.cause(context.rules.ehlo.reject_non_fqdn))
     if wanted or context.verb != "EHLO":
-        return Refuse(replies.SYNTAX, Reason.HELO_MISSING)
+        cause = context.cause(context.rules.ehlo.reject_non_fqdn) if context.verb == "EHLO" else None
+        return Refuse(replies.SYNTAX, Reason.HELO_MISSING, cause=cause)
     return PROCEED
 
 
@@ -40,9 +41,10 @@ async def name_is_qualified(context: EhloContext) -> Verdict:
         return PROCEED
     wanted = context.connection.reject_non_fqdn
     if isinstance(wanted, Unknown):
-        return unanswered(wanted, "session.ehlo.reject-non-fqdn")
+        return unanswered(wanted, context.cause(context.rules.ehlo.reject_non_fqdn))
     if wanted and not is_qualified(context.name):
-        return Refuse(replies.NAME_NOT_QUALIFIED, Reason.HELO_NOT_QUALIFIED)
+        cause = context.cause(context.rules.ehlo.reject_non_fqdn, ("name", context.name))
+        return Refuse(replies.NAME_NOT_QUALIFIED, Reason.HELO_NOT_QUALIFIED, cause=cause)
     return PROCEED
 
 
@@ -64,11 +66,14 @@ async def capabilities(context: EhloContext) -> Capabilities | Refuse:
     session = context.session
     size = await context.rules.data.limits.size.value(context)
     if isinstance(size, Unknown):
-        return unanswered(size, "session.data.limits.size")
+        return unanswered(size, context.cause(context.rules.data.limits.size))
     switches: dict[str, bool] = {"vrfy": False, "expn": False}
-    for name, kept in (("vrfy", context.connection.vrfy), ("expn", context.connection.expn)):
+    for name, kept, rule in (
+        ("vrfy", context.connection.vrfy, rules.vrfy),
+        ("expn", context.connection.expn, rules.expn),
+    ):
         if isinstance(kept, Unknown):
-            return unanswered(kept, f"session.extensions.{name}")
+            return unanswered(kept, context.cause(rule))
         switches[name] = kept
     for name, switch in (
         ("pipelining", rules.pipelining),
@@ -78,20 +83,20 @@ async def capabilities(context: EhloContext) -> Capabilities | Refuse:
     ):
         on = await switch.value(context)
         if isinstance(on, Unknown):
-            return unanswered(on, switch.key)
+            return unanswered(on, context.cause(switch))
         switches[name] = on
     no_soliciting = await rules.no_soliciting.value(context)
     if isinstance(no_soliciting, Unknown):
-        return unanswered(no_soliciting, rules.no_soliciting.key)
+        return unanswered(no_soliciting, context.cause(rules.no_soliciting))
     mt_priority = await rules.mt_priority.value(context)
     if isinstance(mt_priority, Unknown):
-        return unanswered(mt_priority, rules.mt_priority.key)
+        return unanswered(mt_priority, context.cause(rules.mt_priority))
     future_release = await rules.future_release.value(context)
     if isinstance(future_release, Unknown):
-        return unanswered(future_release, rules.future_release.key)
+        return unanswered(future_release, context.cause(rules.future_release))
     deliver_by = await rules.deliver_by.value(context)
     if isinstance(deliver_by, Unknown):
-        return unanswered(deliver_by, rules.deliver_by.key)
+        return unanswered(deliver_by, context.cause(rules.deliver_by))
     mechanisms = await offered_mechanisms(context)
     if isinstance(mechanisms, Refuse):
         return mechanisms
@@ -113,12 +118,12 @@ async def offered_mechanisms(context: EhloContext) -> tuple[str, ...] | Refuse:
         return ()
     name = context.connection.auth_directory
     if isinstance(name, Unknown):
-        return unanswered(name, "session.auth.directory")
+        return unanswered(name, context.cause(context.rules.auth.directory))
     if name is None or context.ports.directories.find(name) is None:
         return ()
     offered = await context.rules.auth.mechanisms.value(context)
     if isinstance(offered, Unknown):
-        return unanswered(offered, "session.auth.mechanisms")
+        return unanswered(offered, context.cause(context.rules.auth.mechanisms))
     return tuple(mechanism for mechanism in MECHANISMS if mechanism in offered)
 
 

@@ -8,7 +8,7 @@ from mailgate.mail import replies
 from mailgate.mail.change import SetReversePath
 from mailgate.mail.path import NULL_PATH, Path
 from mailgate.mail.unknown import Unknown
-from mailgate.mail.verdict import PROCEED, Proceed, Reason, Refuse, Verdict
+from mailgate.mail.verdict import PROCEED, Cause, Proceed, Reason, Refuse, Verdict
 from mailgate.session.chain import Policy
 from mailgate.session.context import MailContext
 from mailgate.session.unanswered import unanswered
@@ -16,8 +16,15 @@ from mailgate.session.unanswered import unanswered
 # RFC 6710 allows -9 to 9; policies assign meaning to -6 to 6 only.
 PRIORITY_LIMIT = 6
 
-NOT_OFFERED = Refuse(replies.PARAMETER_NOT_OFFERED, Reason.PARAMETER_NOT_OFFERED)
-OUT_OF_RANGE = Refuse(replies.PARAMETER_OUT_OF_RANGE, Reason.PARAMETER_OUT_OF_RANGE)
+
+def not_offered(cause: Cause) -> Refuse:
+    """A parameter of an extension that the key in `cause` does not offer."""
+    return Refuse(replies.PARAMETER_NOT_OFFERED, Reason.PARAMETER_NOT_OFFERED, cause=cause)
+
+
+def out_of_range(cause: Cause) -> Refuse:
+    """A parameter beyond what the key in `cause` offers."""
+    return Refuse(replies.PARAMETER_OUT_OF_RANGE, Reason.PARAMETER_OUT_OF_RANGE, cause=cause)
 
 
 async def helo_was_said(context: MailContext) -> Verdict:
@@ -26,8 +33,10 @@ async def helo_was_said(context: MailContext) -> Verdict:
         return PROCEED
     required = context.connection.ehlo_require
     if isinstance(required, Unknown):
-        return unanswered(required, "session.ehlo.require")
-    return Refuse(replies.SAY_EHLO_FIRST, Reason.HELO_MISSING) if required else PROCEED
+        return unanswered(required, context.cause(context.rules.ehlo.require))
+    if not required:
+        return PROCEED
+    return Refuse(replies.SAY_EHLO_FIRST, Reason.HELO_MISSING, cause=context.cause(context.rules.ehlo.require))
 
 
 async def mail_is_first(context: MailContext) -> Verdict:
@@ -43,23 +52,28 @@ async def identity_suffices(context: MailContext) -> Verdict:
         return PROCEED
     required = context.connection.auth_require
     if isinstance(required, Unknown):
-        return unanswered(required, "session.auth.require")
-    return Refuse(replies.AUTH_REQUIRED, Reason.AUTH_REQUIRED) if required else PROCEED
+        return unanswered(required, context.cause(context.rules.auth.require))
+    if not required:
+        return PROCEED
+    return Refuse(replies.AUTH_REQUIRED, Reason.AUTH_REQUIRED, cause=context.cause(context.rules.auth.require))
 
 
 async def sender_is_allowed(context: MailContext) -> Verdict:
     """Refuse a reverse-path the operator does not allow (`session.mail.is-allowed`)."""
     allowed = await context.rules.mail.is_allowed.value(context)
     if isinstance(allowed, Unknown):
-        return unanswered(allowed, "session.mail.is-allowed")
-    return PROCEED if allowed else Refuse(replies.SENDER_NOT_ALLOWED, Reason.SENDER_NOT_ALLOWED)
+        return unanswered(allowed, context.cause(context.rules.mail.is_allowed))
+    if allowed:
+        return PROCEED
+    cause = context.cause(context.rules.mail.is_allowed)
+    return Refuse(replies.SENDER_NOT_ALLOWED, Reason.SENDER_NOT_ALLOWED, cause=cause)
 
 
 async def address_is_rewritten(context: MailContext) -> Verdict:
     """Replace the reverse-path as `session.mail.rewrite` says: an address, or nothing for the null path."""
     text = await context.rules.mail.rewrite.value(context)
     if isinstance(text, Unknown):
-        return unanswered(text, "session.mail.rewrite")
+        return unanswered(text, context.cause(context.rules.mail.rewrite))
     if text is None or (text and "@" not in text) or text == context.path.text:
         return PROCEED
     return Proceed((SetReversePath(Path.parse(text) if text else NULL_PATH),))
@@ -77,8 +91,12 @@ async def sender_is_own(context: MailContext) -> Verdict:
         return PROCEED
     must_match = await context.rules.auth.must_match_sender.value(context)
     if isinstance(must_match, Unknown):
-        return unanswered(must_match, "session.auth.must-match-sender")
-    return Refuse(replies.SENDER_NOT_YOURS, Reason.SENDER_NOT_YOURS) if must_match else PROCEED
+        return unanswered(must_match, context.cause(context.rules.auth.must_match_sender))
+    if not must_match:
+        return PROCEED
+    rule = context.rules.auth.must_match_sender
+    cause = context.cause(rule, ("sender", address), ("login", identity.login), ("addresses", identity.addresses))
+    return Refuse(replies.SENDER_NOT_YOURS, Reason.SENDER_NOT_YOURS, cause=cause)
 
 
 async def tls_requirement_is_offered(context: MailContext) -> Verdict:
@@ -87,8 +105,8 @@ async def tls_requirement_is_offered(context: MailContext) -> Verdict:
         return PROCEED
     offered = await context.rules.extensions.requiretls.value(context)
     if isinstance(offered, Unknown):
-        return unanswered(offered, "session.extensions.requiretls")
-    return PROCEED if offered else NOT_OFFERED
+        return unanswered(offered, context.cause(context.rules.extensions.requiretls))
+    return PROCEED if offered else not_offered(context.cause(context.rules.extensions.requiretls))
 
 
 async def deadline_is_in_range(context: MailContext) -> Verdict:
@@ -98,11 +116,12 @@ async def deadline_is_in_range(context: MailContext) -> Verdict:
         return PROCEED
     longest = await context.rules.extensions.deliver_by.value(context)
     if isinstance(longest, Unknown):
-        return unanswered(longest, "session.extensions.deliver-by")
+        return unanswered(longest, context.cause(context.rules.extensions.deliver_by))
     if longest is None:
-        return NOT_OFFERED
+        return not_offered(context.cause(context.rules.extensions.deliver_by))
     if timedelta(seconds=abs(asked.seconds)) > longest or (asked.mode == "R" and asked.seconds <= 0):
-        return OUT_OF_RANGE
+        facts = (("by", f"{asked.seconds};{asked.mode}"), ("longest", str(longest)))
+        return out_of_range(context.cause(context.rules.extensions.deliver_by, *facts))
     return PROCEED
 
 
@@ -113,10 +132,12 @@ async def priority_is_in_range(context: MailContext) -> Verdict:
         return PROCEED
     policy = await context.rules.extensions.mt_priority.value(context)
     if isinstance(policy, Unknown):
-        return unanswered(policy, "session.extensions.mt-priority")
+        return unanswered(policy, context.cause(context.rules.extensions.mt_priority))
     if policy is None:
-        return NOT_OFFERED
-    return PROCEED if abs(asked) <= PRIORITY_LIMIT else OUT_OF_RANGE
+        return not_offered(context.cause(context.rules.extensions.mt_priority))
+    if abs(asked) <= PRIORITY_LIMIT:
+        return PROCEED
+    return out_of_range(context.cause(context.rules.extensions.mt_priority, ("priority", asked), ("policy", policy)))
 
 
 async def size_fits(context: MailContext) -> Verdict:
@@ -126,8 +147,11 @@ async def size_fits(context: MailContext) -> Verdict:
         return PROCEED
     limit = await context.rules.data.limits.size.value(context)
     if isinstance(limit, Unknown):
-        return unanswered(limit, "session.data.limits.size")
-    return PROCEED if announced <= limit else Refuse(replies.MESSAGE_TOO_BIG, Reason.MESSAGE_TOO_BIG)
+        return unanswered(limit, context.cause(context.rules.data.limits.size))
+    if announced <= limit:
+        return PROCEED
+    cause = context.cause(context.rules.data.limits.size, ("size", announced), ("limit", limit))
+    return Refuse(replies.MESSAGE_TOO_BIG, Reason.MESSAGE_TOO_BIG, cause=cause)
 
 
 async def hold_is_in_range(context: MailContext) -> Verdict:
@@ -136,10 +160,13 @@ async def hold_is_in_range(context: MailContext) -> Verdict:
         return PROCEED
     longest = await context.rules.extensions.future_release.value(context)
     if isinstance(longest, Unknown):
-        return unanswered(longest, "session.extensions.future-release")
+        return unanswered(longest, context.cause(context.rules.extensions.future_release))
     if longest is None:
-        return NOT_OFFERED
-    return PROCEED if timedelta(seconds=context.hold_seconds) <= longest else OUT_OF_RANGE
+        return not_offered(context.cause(context.rules.extensions.future_release))
+    if timedelta(seconds=context.hold_seconds) <= longest:
+        return PROCEED
+    facts = (("hold seconds", context.hold_seconds), ("longest", str(longest)))
+    return out_of_range(context.cause(context.rules.extensions.future_release, *facts))
 
 
 async def dsn_is_offered(context: MailContext) -> Verdict:
@@ -148,8 +175,8 @@ async def dsn_is_offered(context: MailContext) -> Verdict:
         return PROCEED
     offered = await context.rules.extensions.dsn.value(context)
     if isinstance(offered, Unknown):
-        return unanswered(offered, "session.extensions.dsn")
-    return PROCEED if offered else NOT_OFFERED
+        return unanswered(offered, context.cause(context.rules.extensions.dsn))
+    return PROCEED if offered else not_offered(context.cause(context.rules.extensions.dsn))
 
 
 PLAIN_POLICIES: tuple[Policy[MailContext], ...] = (

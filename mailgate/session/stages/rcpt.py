@@ -30,11 +30,12 @@ async def count_is_below_limit(context: RcptContext) -> Verdict:
         return NO_TRANSACTION
     limit = context.limits.max_recipients
     if isinstance(limit, Unknown):
-        return unanswered(limit, "session.rcpt.max-recipients")
+        return unanswered(limit, context.cause(context.rules.rcpt.max_recipients))
     # Each accepted RCPT is owed a final reply on LMTP, a repeated one too: those are bounded as well.
     accepted = context.transaction.replies_due
     if len(context.transaction.recipients) >= limit or accepted >= max(limit, MOST_REPEATED):
-        return Refuse(replies.TOO_MANY_RECIPIENTS, Reason.TOO_MANY_RECIPIENTS)
+        cause = context.cause(context.rules.rcpt.max_recipients, ("limit", limit), ("accepted", accepted))
+        return Refuse(replies.TOO_MANY_RECIPIENTS, Reason.TOO_MANY_RECIPIENTS, cause=cause)
     return PROCEED
 
 
@@ -44,8 +45,11 @@ async def dsn_is_offered(context: RcptContext) -> Verdict:
         return PROCEED
     offered = context.limits.dsn
     if isinstance(offered, Unknown):
-        return unanswered(offered, "session.extensions.dsn")
-    return PROCEED if offered else Refuse(replies.PARAMETER_NOT_OFFERED, Reason.PARAMETER_NOT_OFFERED)
+        return unanswered(offered, context.cause(context.rules.extensions.dsn))
+    if offered:
+        return PROCEED
+    cause = context.cause(context.rules.extensions.dsn)
+    return Refuse(replies.PARAMETER_NOT_OFFERED, Reason.PARAMETER_NOT_OFFERED, cause=cause)
 
 
 async def recipient_is_new(context: RcptContext) -> Verdict:
@@ -59,7 +63,7 @@ async def address_is_rewritten(context: RcptContext) -> Verdict:
     """Replace the recipient as `session.rcpt.rewrite` says; what is no address changes nothing."""
     text = await context.rules.rcpt.rewrite.value(context)
     if isinstance(text, Unknown):
-        return unanswered(text, "session.rcpt.rewrite")
+        return unanswered(text, context.cause(context.rules.rcpt.rewrite))
     if text is None or "@" not in text or text == context.path.text:
         return PROCEED
     return Proceed((SetForwardPath(Path.parse(text)),))
@@ -69,34 +73,33 @@ async def mailbox_exists(context: RcptContext) -> Verdict:
     """Refuse an unknown mailbox of a local domain, and strangers' domains where `relay` does not allow them."""
     name = await context.rules.rcpt.directory.value(context)
     if isinstance(name, Unknown):
-        return unanswered(name, "session.rcpt.directory")
+        return unanswered(name, context.cause(context.rules.rcpt.directory))
     directory = context.ports.directories.find(name) if name is not None else None
     if isinstance(directory, Unknown):
-        return unanswered(directory, "session.rcpt.directory")
+        return unanswered(directory, context.cause(context.rules.rcpt.directory))
     if directory is not None:
         local = await directory.is_local_domain(context.rcpt_domain)
         if isinstance(local, Unknown):
-            return unanswered(local, "session.rcpt.directory")
+            return unanswered(local, context.cause(context.rules.rcpt.directory))
         if local:
             found = await context.ports.addresses.find(directory, context.path.key, context.outside, context.note)
             if isinstance(found, Unknown):
-                return unanswered(found, "session.rcpt.directory")
+                return unanswered(found, context.cause(context.rules.rcpt.directory))
             if found is None:
                 detail = f"directory {directory.id} has nobody for {context.path.key}"
-                return Refuse(replies.NO_SUCH_MAILBOX, Reason.MAILBOX_UNKNOWN, detail=detail)
+                cause = context.cause(context.rules.rcpt.directory, ("rcpt", context.path.key))
+                return Refuse(replies.NO_SUCH_MAILBOX, Reason.MAILBOX_UNKNOWN, detail=detail, cause=cause)
             if isinstance(found, MailingList):
                 return Proceed((ExpandRecipient(found.members),))
             return PROCEED
     relay = await context.rules.rcpt.relay.value(context)
     if isinstance(relay, Unknown):
-        return unanswered(relay, "session.rcpt.relay")
+        return unanswered(relay, context.cause(context.rules.rcpt.relay))
     if relay:
         return PROCEED
     where = "no directory" if directory is None else f"not local in directory {directory.id}"
-    detail = (
-        f"{context.rcpt_domain}: {where}; {context.rules.rcpt.relay.key} ({context.rules.rcpt.relay.place}) is false"
-    )
-    return Refuse(replies.RELAY_DENIED, Reason.RELAY_DENIED, detail=detail)
+    cause = context.cause(context.rules.rcpt.relay)
+    return Refuse(replies.RELAY_DENIED, Reason.RELAY_DENIED, detail=f"{context.rcpt_domain}: {where}", cause=cause)
 
 
 POLICIES: tuple[Policy[RcptContext], ...] = (
