@@ -63,8 +63,9 @@ class ControlSocket:
         self._file: tuple[int, int] | None = None
 
     def start(self) -> None:
-        """Open it, in place of one that a dead daemon left. Raises `CannotControl`."""
+        """Open it, in place of one that a dead daemon left; make its directory. Raises `CannotControl`."""
         try:
+            os.makedirs(os.path.dirname(self._path) or ".", 0o750, exist_ok=True)
             _make_room(self._path)
             port = _Port(os.fsencode(self._path), self._control, MAX_CONNECTIONS, MODE, self._reactor)
             port.startListening()

@@ -31,7 +31,7 @@ class Commands:
         """Read the configuration again; 78 with the report when it is refused."""
         self._right_daemon(request)
         try:
-            in_use = await self._reloader.reload(f"uid {caller.uid}")
+            in_use = await self._reloader.reload(f"uid:{caller.uid}")
         except Refused as refused:
             return Answer(Status.CONFIG, f"{refused}\n", {"generation": self._reloader.in_use.number})
         warnings = "".join(f"{warning} (warning)\n" for warning in in_use.warnings)

@@ -37,7 +37,7 @@ def config() -> None:
 def check(config_file: str, strict: bool, file: str | None) -> int:
     """Report everything that is wrong with FILE (default: the one in use).
 
-    Nothing is started or changed. Status 0: no errors; 1: warnings, with
+    Nothing is started or changed; `mailgate reload` puts a good one into use. Status 0: no errors; 1: warnings, with
     --strict; 78: errors, the file would be refused.
     """
     path = file or config_file

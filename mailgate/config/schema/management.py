@@ -17,5 +17,5 @@ class ManagementSettings:
         PATH,
         default=DEFAULT_CONTROL,
         doc="Socket through which `mailgate` speaks with the daemon; mode 0660, so the group of the daemon may. "
-        "Its directory has to be there.",
+        "Its directory is made when it is not there.",
     )
