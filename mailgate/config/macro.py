@@ -18,6 +18,10 @@ Report = Callable[[Path, str, str], None]
 
 _ENV_OR_FILE = re.compile(r"%\{(env|file):([^{}\n]*)\}%")
 _CFG = re.compile(r"%\{cfg:([^{}\n]*)\}%")
+# What was meant as a macro and is none: it would be taken as it stands, a secret of its own name for example.
+_BROKEN = re.compile(r"%\{(?:env|file|cfg)|\{(?:env|file|cfg):|%(?:env|file|cfg):|%\{[a-z]+:[^{}\n]*\}%")
+# What is left of a macro with a slip of the pen in its marks.
+_BROKEN = re.compile(r"%\{(?:env|file|cfg):|%(?:env|file|cfg):[^{}\n]*\}%")
 _DEEPEST = 60
 _LARGEST_FILE = 16 * 1024 * 1024
 
@@ -51,7 +55,7 @@ class Macros:
 
     def _expand(self, value: object, path: Path) -> object:
         if isinstance(value, str):
-            return self._string(value, path) if "%{" in value else value
+            return self._string(value, path) if "%" in value or "{" in value else value
         if len(path) > _DEEPEST:
             if isinstance(value, (dict, list)):
                 self._report(path[:4], "the value is nested too deeply", "")
@@ -78,6 +82,8 @@ class Macros:
     def _expanded_string(self, value: str, path: Path) -> str:
         if path in self._open:
             raise Unfit("the %{cfg:...}% macros of these values need one another", "write one of the values out")
+        if _BROKEN.search(_CFG.sub("\n", _ENV_OR_FILE.sub("\n", value))):
+            raise Unfit("a macro is not complete", "write %{env:NAME}%, %{file:/path}% or %{cfg:key}%")
         self._open.append(path)
         try:
             # One pass each: what a variable or a file inserted is never looked at again.
@@ -119,10 +125,10 @@ class Macros:
         parts = []
         rest = 0
         for match in _CFG.finditer(text):
-            parts.append(text[rest : match.start()])
+            parts.append(_whole(text[rest : match.start()]))
             parts.append(self._value_of(match[1].strip(), path))
             rest = match.end()
-        return text[rest:] if not parts else "".join([*parts, text[rest:]])
+        return "".join([*parts, _whole(text[rest:])])
 
     def configured(self, key: str) -> object:
         """The expanded value the file has for a dotted key; None where it has none."""
@@ -166,3 +172,11 @@ def _find(tree: object, names: list[str], path: Path) -> tuple[Path, object] | N
         if name in tree and (found := _find(tree[name], names[count:], (*path, name))) is not None:
             return found
     return None
+
+
+def _whole(text: str) -> str:
+    """Text between macros, as it stands. Raises `Unfit` where part of a macro is in it."""
+    broken = _BROKEN.search(text)
+    if broken is not None:
+        raise Unfit(f"{broken[0]}: this is no whole macro", 'write "%{env:NAME}%", "%{file:PATH}%" or "%{cfg:key}%"')
+    return text

@@ -26,6 +26,9 @@ def test_files_are_inserted_and_a_double_slash_is_dropped(tmp_path):
     ("macro", "says"),
     [
         ("%{env:NOT_SET_TEST}%", "NOT_SET_TEST is not set"),
+        ("%{env:NOT_SET_TEST%", "no whole macro"),
+        ("%{cfg:server.hostname}", "no whole macro"),
+        ("x%file:/etc/hostname}%", "no whole macro"),
         ("%{file:/nonexistent}%", "cannot read /nonexistent"),
         ("%{cfg:no.such.key}%", "no key no.such.key"),
     ],
@@ -106,3 +109,30 @@ def test_a_key_file_that_is_no_pem_is_refused_without_its_contents(tmp_path):
 def test_no_text_makes_the_expansion_fail(text):
     escaped = text.replace("\n", "\\n")
     refusals(f'[directory.d]\ntype = "memory"\n[[directory.d.principals]]\nname = "x{escaped}"\n', {"A": "%{env:A}%"})
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [
+        "%{env:NAME%",
+        "%{env:NAME}",
+        "%env:NAME}%",
+        "{env:NAME}%",
+        "%{envNAME}%",
+        "%{enq:NAME}%",
+        "%{cfg:server.hostname",
+    ],
+)
+def test_a_macro_with_a_slip_is_not_taken_as_it_stands(slip):
+    told = refusal(
+        f"[queue.route.r]\ntype = 'relay'\naddress = 'h.test'\nauth.username = '{slip}'\nauth.secret = 'x'\n"
+    )
+    assert told.startswith("t.toml:4: queue.route.r.auth.username: a macro is not complete; write %{env:NAME}%")
+
+
+@pytest.mark.parametrize("text", ["100%", "a{2}b", "%{user}", "{environment}", "%{domain}%{user}", "env:NAME", "50%:x"])
+def test_other_uses_of_its_marks_are_no_macros(text):
+    found = settings(
+        f"[queue.route.r]\ntype = 'relay'\naddress = 'h.test'\nauth = {{ username = '{text}', secret = 'x' }}\n"
+    )
+    assert found.queue.route["r"].auth.username == text
