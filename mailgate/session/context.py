@@ -171,7 +171,8 @@ class Context:
         For refusals alone: it reads again what the rule has read.
         """
         named = rule.reads(self)
-        names = {name for name, _ in named}
+        # The step found may be a refusal by the same rule: what stands here anew is not taken from it.
+        names = {name for name, _ in (*named, *facts)}
         asked: Reads = ()
         for _, key, place, reads, _, _ in reversed(self.trail.steps):
             if key == rule.key and place == rule.place:
