@@ -243,6 +243,25 @@ def _ip(value: Quoted) -> str:
 IP = Kind("IP address", _ip, _NOT_EMPTY)
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _network(value: Quoted) -> Network:
+    text = _line(value).strip()
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_interface(text)
+    except ValueError:
+        raise Unfit(f"{value.text} is no IP address or network", 'write "192.0.2.1" or "192.0.2.0/24"') from None
+    raise Unfit(f"{value.text} is an address within a network", f'write "{meant.ip}" or "{meant.network}"')
+
+
+NETWORK = Kind("IP address or network", _network, _NOT_EMPTY)
+
+
 def _host(value: Quoted) -> str:
     try:
         return _ip(value)

@@ -20,8 +20,6 @@ _ENV_OR_FILE = re.compile(r"%\{(env|file):([^{}\n]*)\}%")
 _CFG = re.compile(r"%\{cfg:([^{}\n]*)\}%")
 # What was meant as a macro and is none: it would be taken as it stands, a secret of its own name for example.
 _BROKEN = re.compile(r"%\{(?:env|file|cfg)|\{(?:env|file|cfg):|%(?:env|file|cfg):|%\{[a-z]+:[^{}\n]*\}%")
-# What is left of a macro with a slip of the pen in its marks.
-_BROKEN = re.compile(r"%\{(?:env|file|cfg):|%(?:env|file|cfg):[^{}\n]*\}%")
 _DEEPEST = 60
 _LARGEST_FILE = 16 * 1024 * 1024
 
@@ -125,10 +123,10 @@ class Macros:
         parts = []
         rest = 0
         for match in _CFG.finditer(text):
-            parts.append(_whole(text[rest : match.start()]))
+            parts.append(text[rest : match.start()])
             parts.append(self._value_of(match[1].strip(), path))
             rest = match.end()
-        return "".join([*parts, _whole(text[rest:])])
+        return text[rest:] if not parts else "".join([*parts, text[rest:]])
 
     def configured(self, key: str) -> object:
         """The expanded value the file has for a dotted key; None where it has none."""
@@ -172,11 +170,3 @@ def _find(tree: object, names: list[str], path: Path) -> tuple[Path, object] | N
         if name in tree and (found := _find(tree[name], names[count:], (*path, name))) is not None:
             return found
     return None
-
-
-def _whole(text: str) -> str:
-    """Text between macros, as it stands. Raises `Unfit` where part of a macro is in it."""
-    broken = _BROKEN.search(text)
-    if broken is not None:
-        raise Unfit(f"{broken[0]}: this is no whole macro", 'write "%{env:NAME}%", "%{file:PATH}%" or "%{cfg:key}%"')
-    return text

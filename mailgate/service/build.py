@@ -35,7 +35,7 @@ from mailgate.deliver.reuse import IdleConnections
 from mailgate.deliver.unit import Generation, Surroundings
 from mailgate.deliver.wake import Pace, Wake
 from mailgate.dns.backend import DnsOptions, DnsResolver, Server, system_servers
-from mailgate.dns.cache import CachingResolver
+from mailgate.dns.cache import CacheSizes, CachingResolver
 from mailgate.dns.question import dns_query
 from mailgate.dns.resolver import Resolver
 from mailgate.listen.factory import ESMTPFactory, ListenerFactory, LMTPFactory
@@ -94,8 +94,19 @@ def resolver(settings: Settings, reactor: PosixReactorBase) -> Resolver:
         chosen.concurrency,
         chosen.edns,
         chosen.try_tcp_on_error,
+        chosen.dnssec == "trust-ad",
+        chosen.trusted,
     )
-    return CachingResolver(DnsResolver(options, reactor), reactor)
+    kept = settings.cache.dns
+    sizes = CacheSizes(
+        mx=kept.mx.size,
+        ipv4=kept.ipv4.size,
+        ipv6=kept.ipv6.size,
+        txt=kept.txt.size,
+        ptr=kept.ptr.size,
+        tlsa=kept.tlsa.size,
+    )
+    return CachingResolver(DnsResolver(options, reactor), reactor, sizes)
 
 
 def _read_resolv_conf() -> str:

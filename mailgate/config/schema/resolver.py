@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from mailgate.config.key import key
-from mailgate.config.kind import BOOLEAN, DNS_SERVER, DURATION, DnsServer, integer, listed, word
+from mailgate.config.kind import BOOLEAN, DNS_SERVER, DURATION, NETWORK, DnsServer, Network, integer, listed, word
 from mailgate.config.schema.unsupported import REFUSAL, RESOLVER_TYPES
 
 
@@ -27,3 +27,13 @@ class ResolverSettings:
     concurrency: int = key(integer(1, 100_000), default=1000, doc="Questions under way at the same time.")
     edns: bool = key(BOOLEAN, default=True, doc="Use EDNS (RFC 6891).")
     try_tcp_on_error: bool = key(BOOLEAN, default=True, doc="Ask again over TCP when UDP gave an error.")
+    dnssec: str = key(
+        word("trust-ad", "off"),
+        default="trust-ad",
+        doc="Whether the AD bit of the servers in `resolver.trusted` is believed (`trust-ad`), or that of none.",
+    )
+    trusted: tuple[Network, ...] = key(
+        listed(NETWORK),
+        default=["127.0.0.0/8", "::1"],
+        doc="Servers that validate DNSSEC and are reached by a way nobody else can write to.",
+    )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mailgate.config.key import entries, table, tables, variants
+from mailgate.config.schema.cache import CacheSettings
 from mailgate.config.schema.certificate import CertificateSettings
 from mailgate.config.schema.decisions import DecisionsSettings
 from mailgate.config.schema.directory import DirectorySettings, MemoryDirectorySettings
@@ -49,6 +50,7 @@ class Settings:
     session: SessionSettings = table(SessionSettings)
     queue: QueueSettings = table(QueueSettings)
     resolver: ResolverSettings = table(ResolverSettings)
+    cache: CacheSettings = table(CacheSettings)
     report: ReportSettings = table(ReportSettings)
     decisions: DecisionsSettings = table(DecisionsSettings)
     management: ManagementSettings = table(ManagementSettings)

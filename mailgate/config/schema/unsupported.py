@@ -56,7 +56,7 @@ UNSUPPORTED = (
     *_keys((), "asn.urls.asn", "asn.urls.geo", "asn.zone.ipv4", "asn.zone.ipv6"),
     *_keys((), "asn.index.asn", "asn.index.asn-name", "asn.index.country"),
     *_keys((), "management.http.**"),
-    *_keys((), "metrics.**", "tracer.**", "tracing.**", "webhook.**", "cache.**"),
+    *_keys((), "metrics.**", "tracer.**", "tracing.**", "webhook.**", "cache.dns.mta-sts.size"),
     # Filters and scripts.
     *_keys(
         _EMPTY,
@@ -107,8 +107,7 @@ UNSUPPORTED = (
     *_keys((), "queue.route.*.junk-folder", advice="nothing marks mail as spam: leave the key out"),
     *_keys(_DISABLED, "queue.tls.*.dane", "queue.tls.*.mta-sts"),
     *_keys((), "queue.tls.*.timeout.mta-sts"),
-    *_keys(("off",), "resolver.dnssec"),
-    *_keys((), "resolver.trusted", "resolver.https.port", "resolver.https.trust-file"),
+    *_keys((), "resolver.https.port", "resolver.https.trust-file"),
     *_keys((), "resolver.preserve-intermediates"),
     # Reports.
     *_keys(_EMPTY, "report.dsn.sign"),

@@ -202,6 +202,21 @@ def test_dns_servers():
     assert "the key is missing" in refusal('[resolver]\ntype = "custom"\n')
 
 
+def test_trusted_dns_servers():
+    found = settings("").resolver
+    assert (found.dnssec, [str(network) for network in found.trusted]) == ("trust-ad", ["127.0.0.0/8", "::1/128"])
+    found = settings("[resolver]\ndnssec = 'off'\ntrusted = ['192.0.2.53', '2001:db8::/32']\n").resolver
+    assert (found.dnssec, [str(network) for network in found.trusted]) == ("off", ["192.0.2.53/32", "2001:db8::/32"])
+    assert settings("[resolver]\ntrusted = []\n").resolver.trusted == ()
+    assert 'write "192.0.2.53" or "192.0.2.0/24"' in refusal("[resolver]\ntrusted = '192.0.2.53/24'\n")
+    assert "no IP address or network" in refusal("[resolver]\ntrusted = ['localhost']\n")
+
+
+def test_sizes_of_the_dns_cache():
+    found = settings("[cache.dns]\nptr.size = '2mb'\n[cache.dns.txt]\nsize = 1000\n").cache.dns
+    assert (found.txt.size, found.mx.size, found.ptr.size, found.tlsa.size) == (1000, 5 << 20, 2 << 20, 1 << 20)
+
+
 def test_report_domain_is_the_host_name_without_its_first_label():
     assert settings('[server]\nhostname = "mx.example.org"\n').report.domain == "example.org"
     assert settings('[server]\nhostname = "mx.test"\n').report.domain == "mx.test"
@@ -451,7 +466,7 @@ def test_a_key_without_effect_is_warned_of():
         ("[storage]\nlookup = 'redis'\n", "storage.lookup"),
         ("[http-lookup.x]\nenable = true\n", "http-lookup"),
         ("[report.dsn]\nsign = \"['rsa']\"\n", "report.dsn.sign"),
-        ("[resolver]\ndnssec = 'trust-ad'\n", "resolver.dnssec"),
+        ("[resolver]\npreserve-intermediates = true\n", "resolver.preserve-intermediates"),
     ],
 )
 def test_what_this_version_does_not_do_is_refused_by_its_name(text, key):
@@ -485,7 +500,7 @@ def test_values_of_later_versions_are_refused_by_their_name(text, key):
         "[session.data]\nscript = ''\nadd-headers = { received-spf = false, auth-results = false }\n",
         "[queue.tls.default]\ndane = 'disable'\nmta-sts = false\n",
         "[server]\nblocked-ip = []\nauto-ban.scan.rate = 'unlimited'\n[asn]\ntype = 'disabled'\n",
-        "workers = 1\n[storage]\nlookup = ''\n[resolver]\ndnssec = 'off'\n[report.dsn]\nsign = []\n",
+        "workers = 1\n[storage]\nlookup = ''\n[report.dsn]\nsign = []\n",
     ],
 )
 def test_what_this_version_does_not_do_may_be_switched_off(text):
