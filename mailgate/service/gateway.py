@@ -68,8 +68,6 @@ class Gateway(Service):
         self.reloader = Reloader(program, self.listeners, loaded, file)
         commands = Commands(self.reloader, self.listeners, program.wake)
         self._control = ControlSocket(loaded.settings.management.socket, commands.table(), program.reactor)
-        self._hangup: object = None
-        """What SIGHUP did before."""
         self._wants_reload = False
         self._is_started = False
         self._starting: Deferred[None] | None = None
@@ -94,7 +92,8 @@ class Gateway(Service):
         super().startService()
         for warning in self.reloader.in_use.warnings:
             _log.warn("{event}", event="config.warning", warning=warning)
-        self._hangup = signal.signal(signal.SIGHUP, self._hung_up)
+        # It stays to the end: a reload that is asked for while mailgate stops must not kill it.
+        signal.signal(signal.SIGHUP, self._hung_up)
         self._starting = Deferred.fromCoroutine(self._start_or_end())
 
     async def _start_or_end(self) -> None:
