@@ -102,7 +102,7 @@ class _Port(unix.Port):
 
 
 def _cannot(path: str, reason: str) -> str:
-    return f"management.socket: cannot open {path}: {reason}"
+    return f"management.socket: cannot open {path}: {reason}; make its directory, or name another place"
 
 
 def _make_room(path: str) -> None:

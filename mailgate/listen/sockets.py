@@ -7,6 +7,7 @@ adopts them afterwards. What a connection has of them it inherits.
 
 from __future__ import annotations
 
+import resource
 import socket
 import struct
 from datetime import timedelta
@@ -63,3 +64,14 @@ def _for_family(opened: socket.socket, family: socket.AddressFamily, ipv4: int, 
         opened.setsockopt(socket.IPPROTO_IPV6, ipv6, value)
     else:
         opened.setsockopt(socket.IPPROTO_IP, ipv4, value)
+
+
+def allow_many_files() -> None:
+    """Raise the limit of open files to what the system allows: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            # Not every hard limit may be used in full; the soft one goes on then.
+            return

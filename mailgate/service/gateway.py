@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from mailgate.admin.control_socket import CannotControl, ControlSocket
 from mailgate.config.load import Loaded
 from mailgate.listen.factory import ListenerFactory
-from mailgate.listen.sockets import CannotListen
+from mailgate.listen.sockets import CannotListen, allow_many_files
 from mailgate.queue.store import StoreFailed
 from mailgate.service.build import Program
 from mailgate.service.commands import Commands
@@ -56,6 +56,14 @@ class CannotStart(SystemExit, Exception):
     """Ends the program with a status; an `Exception`, for twistd then removes its pid file and tells its parent."""
 
 
+def _is_on_a_terminal() -> bool:
+    """Whether somebody started this by hand and watches: closing that terminal (SIGHUP) ends the program."""
+    try:
+        return os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return False
+
+
 class Gateway(Service):
     """mailgate as a Twisted service."""
 
@@ -81,6 +89,7 @@ class Gateway(Service):
     def privilegedStartService(self) -> None:
         """Open every listening socket; ends the program with 69 when one cannot be."""
         super().privilegedStartService()
+        allow_many_files()
         try:
             self.listeners.open(self.program.factories)
         except CannotListen as problem:
@@ -92,8 +101,9 @@ class Gateway(Service):
         super().startService()
         for warning in self.reloader.in_use.warnings:
             _log.warn("{event}", event="config.warning", warning=warning)
-        # It stays to the end: a reload that is asked for while mailgate stops must not kill it.
-        signal.signal(signal.SIGHUP, self._hung_up)
+        if not _is_on_a_terminal():
+            # It stays to the end: a reload that is asked for while mailgate stops must not kill it.
+            signal.signal(signal.SIGHUP, self._hung_up)
         self._starting = Deferred.fromCoroutine(self._start_or_end())
 
     async def _start_or_end(self) -> None:
