@@ -246,6 +246,56 @@ def test_each_answer_leads_where_it_should(phase, name, code, after):
     assert not core.replies_due
 
 
+CODES = (200, 211, 220, 221, 235, 250, 251, 252, 334, 354, 421, 450, 451, 452, 454, 500, 503, 535, 550, 552, 554, 599)
+
+
+def leads_to(phase, name, code):
+    """Where any answer to any command leads: 421 and QUIT to the end, else on where it is hoped for, else nowhere."""
+    if code == 421 or name == "QUIT":
+        return Phase.OVER
+    hoped_for = {
+        "EHLO": (range(200, 300), Phase.READY),
+        "STARTTLS": ((220,), Phase.STARTING_TLS),
+        "AUTH": ((334,), Phase.LOGIN),
+        "RESPONSE": ((334,), Phase.LOGIN),
+        "DATA": ((354,), Phase.CONTENT),
+    }
+    codes, on = hoped_for.get(name, ((), phase))
+    if code in codes:
+        return on
+    return {"RESPONSE": Phase.READY, "MAIL": Phase.TRANSACTION, "BDAT": Phase.READY, "RSET": Phase.READY}.get(
+        name, phase
+    )
+
+
+@pytest.mark.parametrize(
+    "phase, name", [(phase, name) for phase in Phase for name in COMMANDS if name in ALLOWED[phase]]
+)
+def test_every_answer_to_every_command_in_every_phase(phase, name):
+    for code in CODES:
+        core = in_phase(phase)
+        core.send(COMMANDS[name])
+        core.receive(b"%d-a\r\n%d b\r\n" % (code, code))
+        assert core.next_event().command == COMMANDS[name]
+        assert core.phase is leads_to(phase, name, code), code
+        assert not core.replies_due
+        # Nothing is owed: whatever comes now was not asked for.
+        core.receive(b"250 ok\r\n")
+        if core.phase is Phase.STARTING_TLS:
+            assert core.next_event() is None
+        else:
+            assert core.next_event().place == UNASKED
+            assert core.phase is Phase.OVER
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_greeting(code):
+    core = ClientConnection()
+    core.receive(b"%d x\r\n" % code)
+    assert core.next_event().command is None
+    assert core.phase is (Phase.START if code == 220 else Phase.OVER)
+
+
 @pytest.mark.parametrize("code, after", [(220, Phase.START), (554, Phase.OVER), (421, Phase.OVER), (250, Phase.OVER)])
 def test_the_greeting(code, after):
     core = ClientConnection()
@@ -254,7 +304,7 @@ def test_the_greeting(code, after):
     assert core.phase is after
 
 
-@pytest.mark.parametrize("phase", [Phase.START, Phase.READY, Phase.TRANSACTION, Phase.CONTENT])
+@pytest.mark.parametrize("phase", [Phase.START, Phase.READY, Phase.LOGIN, Phase.TRANSACTION, Phase.CONTENT])
 def test_a_reply_nobody_asked_for_ends_the_dialogue(phase):
     core = in_phase(phase)
     core.receive(b"421 4.4.2 idle too long\r\n")

@@ -144,6 +144,90 @@ def test_octets_in_each_state(state, octets, event, then):
     assert connection.state is then
 
 
+KINDS = {
+    "nothing": b"",
+    "line": b"NOOP\r\n",
+    "half-a-line": b"NO",
+    "half-a-crlf": b"NOOP\r",
+    "bare-lf": b"NOOP\n",
+    "bare-cr": b"NO\rOP",
+    "too-long": b"x" * 5000 + b"\r\n",
+    "dot": b".\r\n",
+    "not-utf-8": b"NOOP \xff\r\n",
+}
+NEED, PAUSED = Pending.NEED_DATA, Pending.PAUSED
+# What each kind of octets is where each kind of state begins.
+MEANING = {
+    State.COMMAND: {
+        "nothing": NEED,
+        "line": Noop(),
+        "half-a-line": NEED,
+        "half-a-crlf": NEED,
+        "bare-lf": BARE,
+        "bare-cr": BARE,
+        "too-long": TOO_LONG,
+        "dot": Rejected(replies.UNKNOWN_COMMAND, unknown_verb=True),
+        "not-utf-8": Rejected(replies.SYNTAX, verb="NOOP"),
+    },
+    State.RESPONSE: {
+        "nothing": NEED,
+        "line": AuthResponse(b"NOOP"),
+        "half-a-line": NEED,
+        "half-a-crlf": NEED,
+        "bare-lf": BARE,
+        "bare-cr": BARE,
+        "too-long": AuthResponse(b"", too_long=True),
+        "dot": AuthResponse(b"."),
+        "not-utf-8": AuthResponse(b"NOOP \xff"),
+    },
+    State.DATA: {
+        "nothing": NEED,
+        "line": DataChunk(b"NOOP\r\n"),
+        "half-a-line": DataChunk(b"NO"),
+        "half-a-crlf": DataChunk(b"NOOP"),
+        "bare-lf": DataChunk(b"NOOP\n"),
+        "bare-cr": DataChunk(b"NO\rOP"),
+        "too-long": DataChunk(b"x" * 5000 + b"\r\n"),
+        "dot": DataEnd(),
+        "not-utf-8": DataChunk(b"NOOP \xff\r\n"),
+    },
+    State.CHUNK: {
+        "nothing": NEED,
+        "line": DataChunk(b"NOO"),
+        "half-a-line": DataChunk(b"NO"),
+        "half-a-crlf": DataChunk(b"NOO"),
+        "bare-lf": DataChunk(b"NOO"),
+        "bare-cr": DataChunk(b"NO"),
+        "too-long": DataChunk(b"xxx"),
+        "dot": DataChunk(b".\r\n"),
+        "not-utf-8": DataChunk(b"NOO"),
+    },
+    State.TLS: dict.fromkeys(KINDS, NEED),
+    State.CLOSED: dict.fromkeys(KINDS, NEED),
+    **{state: dict.fromkeys(KINDS, PAUSED) for state in OWED},
+}
+
+
+def test_every_state_has_a_meaning_for_every_kind_of_octets():
+    assert set(MEANING) == set(State)
+    assert all(set(row) == set(KINDS) for row in MEANING.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("state", State)
+def test_every_kind_of_octets_in_every_state(state, kind):
+    connection = in_state(state)
+    connection.receive(KINDS[kind])
+    meant = MEANING[state][kind]
+    assert connection.next_event() == meant
+    if isinstance(meant, Pending | DataChunk):
+        assert connection.state is state
+    elif meant == BARE:
+        assert connection.state is State.OWED_LAST
+    else:
+        assert connection.state in OWED
+
+
 @pytest.mark.parametrize("state", State)
 def test_discard_input_in_each_state(state):
     connection = in_state(state)
