@@ -14,6 +14,7 @@ usual reply once `release()` was called.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import threading
@@ -26,6 +27,8 @@ from support.ports import wait_until
 
 DROP = "DROP"
 SILENCE = "SILENCE"
+
+_NAIVE_END = re.compile(rb"(?:\r\n|\r|\n)\.(?:\r\n|\r(?=[^\n])|\n)")
 HELD = "HELD"
 
 
@@ -66,10 +69,12 @@ class NextHop:
         extensions: Sequence[str] = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "SIZE 100000000"),
         certificate: Certificate | None = None,
         implicit_tls: bool = False,
+        naive: bool = False,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
         self.lmtp = lmtp
+        self.naive = naive
         self.extensions = tuple(extensions)
         self.messages: list[Received] = []
         self.dialogues: list[Dialogue] = []
@@ -246,9 +251,20 @@ class _Conversation:
         if not self._recipients:
             self._send("503 5.5.1 no recipients")
         elif self._answer("DATA", "354 go on").startswith("354"):
+            if self._hop.naive:
+                self._finish(self._naively())
+                return
             # The CRLF of the DATA line is the one before a dot that ends an empty message.
             data = self._until(b"\r\n.\r\n", before=b"\r\n")
             self._finish((data.replace(b"\r\n.", b"\r\n") + b"\r\n")[2:])
+
+    def _naively(self) -> bytes:
+        """Message text up to whatever looks like its end, as it came."""
+        while (found := _NAIVE_END.search(b"\n" + self._buffer)) is None:
+            self._more()
+        data = self._buffer[: max(0, found.start() - 1)]
+        self._buffer = self._buffer[found.end() - 1 :]
+        return data
 
     def _bdat(self, line: str) -> None:
         words = line.split(" ")

@@ -1,6 +1,7 @@
 """The shared test data of the SMTP grammar: command lines with the replies that are allowed, and ends of data.
 
-They lie outside the repository: `MAILGATE_TESTDATA` names their folder. Where they are missing the tests skip and say so.
+They lie outside the repository: `MAILGATE_TESTDATA` names their folder. Where
+they are missing the tests skip and say so.
 """
 
 from __future__ import annotations
