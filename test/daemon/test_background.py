@@ -50,7 +50,8 @@ def test_an_address_in_use_is_told_and_leaves_no_pid_file(tmp_path, authority):
         done = in_background(gateway)
         assert done.returncode == 1
         assert f"127.0.0.1:{gateway.port('smtp')}" in (tmp_path / "twistd.log").read_text()
-        assert not (tmp_path / "twistd.pid").exists()
+        # twistd tells its parent first and tidies up after that.
+        wait_until(lambda: not (tmp_path / "twistd.pid").exists(), 20, "the pid file to go")
         done = in_background(gateway, "-n")
         assert done.returncode == 69
         assert f"cannot listen on 127.0.0.1:{gateway.port('smtp')}" in done.stderr

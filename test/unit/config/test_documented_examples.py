@@ -17,7 +17,7 @@ from mailgate.config.load import load_text
 from mailgate.config.schema.unsupported import REFUSAL
 from mailgate.config.write import toml_text
 
-FOLDER = Path(os.environ.get("MAILGATE_SEEDS", ""))
+FOLDER = Path(os.environ.get("MAILGATE_SEEDS", Path(__file__).resolve().parents[4] / "shared" / "seeds"))
 
 _STARTS = re.compile(r"\[\[?[a-z][^\s]*\]\]?\s*$")
 _GOES_ON = re.compile(r"""\[\[?[a-z][^\s]*\]\]?\s*$|["a-z][^\s=]* = |\s*\{ .*\}|\s*[\]#]|\s*$""")
@@ -52,8 +52,8 @@ def blocks(text):
 
 def examples():
     """Every block as a parameter of a test."""
-    if not os.environ.get("MAILGATE_SEEDS"):
-        return [pytest.param("", marks=pytest.mark.skip("MAILGATE_SEEDS does not name the documents' folder"))]
+    if not FOLDER.is_dir():
+        return [pytest.param("", marks=pytest.mark.skip(f"no documents: {FOLDER}; set MAILGATE_SEEDS"))]
     found = [
         pytest.param(block, id=f"{path.stem}-{number}")
         for path in sorted(FOLDER.glob("*.txt"))
