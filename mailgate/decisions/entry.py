@@ -177,7 +177,7 @@ class Redactor:
         return value
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """What JSON can say of a value a rule has read; long ones are cut."""
     if isinstance(value, str):
         return value if len(value) <= _VALUE_CHARACTERS else value[:_VALUE_CHARACTERS] + "..."
@@ -186,15 +186,15 @@ def _plain(value: object) -> object:
     if isinstance(value, Unknown):
         return {"unknown": value.dependency, "reason": value.reason}
     if isinstance(value, bytes):
-        return _plain(value[: _VALUE_CHARACTERS + 1].decode("utf-8", "backslashreplace"))
+        return plain(value[: _VALUE_CHARACTERS + 1].decode("utf-8", "backslashreplace"))
     if isinstance(value, Sequence):
-        few = [_plain(each) for each in value[:_VALUE_ELEMENTS]]
+        few = [plain(each) for each in value[:_VALUE_ELEMENTS]]
         if len(value) > _VALUE_ELEMENTS:
             few.append(f"... {len(value) - _VALUE_ELEMENTS} more")
         return few
     if isinstance(value, (set, frozenset)):
-        return _plain(sorted(str(each) for each in value))
-    return _plain(str(value))
+        return plain(sorted(str(each) for each in value))
+    return plain(str(value))
 
 
 def _reads(reads: Reads) -> Iterable[tuple[str, object]]:
@@ -206,7 +206,7 @@ def _reads(reads: Reads) -> Iterable[tuple[str, object]]:
             break
     else:
         return reads
-    return [(name, _plain(value)) for name, value in reads]
+    return [(name, plain(value)) for name, value in reads]
 
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode

@@ -8,9 +8,9 @@ any dependency that is not there.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Protocol
 
 from mailgate.lookup.directory import Directory
-from mailgate.lookup.lists import Lists
 from mailgate.lookup.recipient import AddressRules
 from mailgate.mail.unknown import Unknown
 
@@ -18,6 +18,22 @@ DnsQuery = Callable[[str, str], Awaitable[tuple[str, ...] | str | Unknown]]
 """Asks DNS for the records of a name, by the type word of the expression language."""
 
 DEFAULT_NAMES = ("", "*")
+
+
+class ListTable(Protocol):
+    """One list."""
+
+    def get(self, key: str) -> str | Unknown | None:
+        """The value of `key`; None when the list does not have it."""
+        ...
+
+
+class ListTables(Protocol):
+    """The lists of a configuration, by name."""
+
+    def find(self, name: str) -> ListTable | None:
+        """The list of this name, the default one for the empty name; None when there is none."""
+        ...
 
 
 class Directories:
@@ -41,7 +57,9 @@ class Directories:
 class Answers:
     """The `Outside` of live mail."""
 
-    def __init__(self, directories: Directories, lists: Lists, dns_query: DnsQuery, rules: AddressRules | None) -> None:
+    def __init__(
+        self, directories: Directories, lists: ListTables, dns_query: DnsQuery, rules: AddressRules | None
+    ) -> None:
         """Without `rules` an address is looked up exactly as it is."""
         self._directories = directories
         self._lists = lists

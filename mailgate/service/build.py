@@ -52,8 +52,7 @@ from mailgate.queue.store import QueueStore
 from mailgate.reports.submit import DsnRules, Notifier
 from mailgate.session.accept import Acceptance
 from mailgate.session.ports import Ports
-from mailgate.session.prepared import prepare, specialised
-from mailgate.session.site import Site
+from mailgate.session.site import listener_site
 
 _log = Logger(namespace="mailgate.service")
 
@@ -126,19 +125,15 @@ def factories(
     made: list[ListenerFactory] = []
     for name, listener in settings.server.listener.items():
         offers_tls = listener.tls.enable or listener.tls.implicit
-        site = Site(
-            listener_id=name,
-            listener=listener,
-            rules=specialised(settings.session, {"listener": name, "protocol": listener.protocol}),
-            in_clear=prepare(settings.session, name, listener.protocol, is_tls=False),
-            in_tls=prepare(settings.session, name, listener.protocol, is_tls=True),
+        site = listener_site(
+            settings,
+            name,
             ports=shared.ports,
             store=shared.store,
             acceptance=shared.acceptance,
             ring=shared.ring,
             clock=shared.clock,
             wall=shared.wall,
-            default_domain=settings.report.domain,
         )
         tls = _server_tls(listener, certificates) if offers_tls else None
         made.append((LMTPFactory if listener.protocol == "lmtp" else ESMTPFactory)(site, tls))

@@ -31,6 +31,10 @@ BUILT_IN = "built-in"
 """The place of what no configuration decides."""
 
 
+def _is_refusal(said: str) -> bool:
+    return said[:1] in ("4", "5") and said[-1:] == ")"
+
+
 def decided(trail: Trail, stage: str, check: str, verdict: Refuse | Discard) -> None:
     """Record a verdict: the key that decided, or `check` where no key has a say in it."""
     if isinstance(verdict, Discard):
@@ -171,11 +175,11 @@ class Context:
         For refusals alone: it reads again what the rule has read.
         """
         named = rule.reads(self)
-        # The step found may be a refusal by the same rule: what stands here anew is not taken from it.
-        names = {name for name, _ in (*named, *facts)}
+        names = {name for name, _ in named}
         asked: Reads = ()
-        for _, key, place, reads, _, _ in reversed(self.trail.steps):
-            if key == rule.key and place == rule.place:
+        for _, key, place, reads, said, _ in reversed(self.trail.steps):
+            # Earlier refusals by the same rule have evidence of their own: it must not grow from one to the next.
+            if key == rule.key and place == rule.place and not _is_refusal(said):
                 asked = tuple(each for each in reads if each[0] not in names)
                 break
         return Cause(rule.key, rule.place, (*named, *asked, *facts))

@@ -1,23 +1,45 @@
 """What all sessions of one listener share: one generation's rules and ports.
 
-Built once per listener by `service/build.py`; a reload builds new ones, and
+Made once per listener by whoever runs sessions; a reload makes new ones, and
 sessions that run keep theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
 from mailgate.config.schema.server import ListenerSettings
 from mailgate.config.schema.session import SessionSettings
-from mailgate.decisions.ring import Ring
+from mailgate.config.schema.settings import Settings
+from mailgate.decisions.entry import Kind, Trail
+from mailgate.mail.reply import Reply
+from mailgate.mail.session import Session
 from mailgate.queue.store import QueueStore
 from mailgate.session.accept import Acceptance
 from mailgate.session.ports import Ports
-from mailgate.session.prepared import Prepared
+from mailgate.session.prepared import Prepared, prepare, specialised
+
+
+class Record(Protocol):
+    """Where finished trails go."""
+
+    def record(
+        self,
+        kind: Kind,
+        trail: Trail,
+        session: Session,
+        *,
+        replies: Sequence[Reply],
+        reason: str = "",
+        queue_id: int | None = None,
+        size_octets: int | None = None,
+    ) -> None:
+        """Keep a finished trail. Never blocks, never raises."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +56,40 @@ class Site:
     ports: Ports
     store: QueueStore
     acceptance: Acceptance
-    ring: Ring | None
+    ring: Record | None
     clock: IReactorTime
     """Seconds that only go forward, and timers."""
     wall: Callable[[], float]
     """Seconds since the epoch."""
     default_domain: str
     """`report.domain`: what `<postmaster>` without a domain belongs to."""
+
+
+def listener_site(
+    settings: Settings,
+    listener_id: str,
+    *,
+    ports: Ports,
+    store: QueueStore,
+    acceptance: Acceptance,
+    ring: Record | None,
+    clock: IReactorTime,
+    wall: Callable[[], float],
+) -> Site:
+    """The surroundings of one listener's sessions, its rules worked out as far as they can be."""
+    listener = settings.server.listener[listener_id]
+    known = {"listener": listener_id, "protocol": listener.protocol}
+    return Site(
+        listener_id=listener_id,
+        listener=listener,
+        rules=specialised(settings.session, known),
+        in_clear=prepare(settings.session, listener_id, listener.protocol, is_tls=False),
+        in_tls=prepare(settings.session, listener_id, listener.protocol, is_tls=True),
+        ports=ports,
+        store=store,
+        acceptance=acceptance,
+        ring=ring,
+        clock=clock,
+        wall=wall,
+        default_domain=settings.report.domain,
+    )
