@@ -35,6 +35,7 @@ from mailgate.deliver.reuse import IdleConnections
 from mailgate.deliver.unit import Generation, Surroundings
 from mailgate.deliver.wake import Pace, Wake
 from mailgate.dns.backend import DnsOptions, DnsResolver, Server, system_servers
+from mailgate.dns.budget import Budget, BudgetedResolver
 from mailgate.dns.cache import CacheSizes, CachingResolver
 from mailgate.dns.question import dns_query
 from mailgate.dns.resolver import Resolver
@@ -207,6 +208,12 @@ class _Parts:
         dns = resolver(settings, reactor)
         rules = settings.session.rcpt
         self.addresses = AddressRules(rules.sub_addressing, rules.catch_all)
+
+        def metered(budget: Budget) -> Answers:
+            asked = partial(dns_query, BudgetedResolver(dns, budget))
+            return Answers(self.directories, found_lists, asked, self.addresses)
+
+        self.metered = metered
         self.outside = Answers(self.directories, found_lists, partial(dns_query, dns), self.addresses)
         strategy = settings.queue.strategy.schedule
         self.schedules = Schedules(strategy, schedule_table(settings.queue.schedule), self.outside)
@@ -232,7 +239,7 @@ class _Parts:
         self, settings: Settings, reactor: PosixReactorBase, store: SqliteStore, ring: Ring | None, wake: Wake
     ) -> tuple[ListenerFactory, ...]:
         shared = Shared(
-            ports=Ports(self.outside, self.directories, self.addresses),
+            ports=Ports(self.outside, self.directories, self.addresses, self.metered),
             store=store,
             acceptance=Acceptance(store, self.schedules, time.time, wake.nudge),
             ring=ring,

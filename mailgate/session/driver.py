@@ -21,6 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from mailgate.decisions.entry import Kind, Trail
+from mailgate.dns.budget import Budget
 from mailgate.expr.choice import Rule
 from mailgate.lookup.directory import Denied
 from mailgate.mail import replies
@@ -120,6 +121,8 @@ class Driver:
 
     def __init__(self, site: Site, core: ServerConnection, session: Session) -> None:
         self._site = site
+        self._budget = Budget()
+        self._ports = site.ports.for_session(self._budget)
         self._core = core
         self.session = session
         self.parameters: ConnectionParameters | None = None
@@ -201,7 +204,7 @@ class Driver:
         rule = limits.get(reason)
         if rule is None:
             return None
-        return ConnectContext(self.session, rules, self._site.ports, self._trail, Stage.CONNECT).cause(rule)
+        return ConnectContext(self.session, rules, self._ports, self._trail, Stage.CONNECT).cause(rule)
 
     @property
     def _open_trail(self) -> Trail:
@@ -333,7 +336,7 @@ class Driver:
         refusal = await self._evaluate_parameters()
         if refusal is not None:
             return self._refuse(refusal, "connect", self._trail, by="limits_are_known")
-        context = ConnectContext(self.session, self._rules, self._site.ports, self._trail, Stage.CONNECT)
+        context = ConnectContext(self.session, self._rules, self._ports, self._trail, Stage.CONNECT)
         name = await connect.hostname(context, self._site.listener.hostname)
         if isinstance(name, Refuse):
             return self._refuse(name, "connect", self._trail, by="hostname")
@@ -348,7 +351,7 @@ class Driver:
         """Evaluate the session's parameters, at connect and again after STARTTLS."""
         parameters = self._prepared.connection if self._prepared is not None else None
         if parameters is None:
-            context = ConnectContext(self.session, self._rules, self._site.ports, self._trail, Stage.CONNECT)
+            context = ConnectContext(self.session, self._rules, self._ports, self._trail, Stage.CONNECT)
             evaluated = await connection_parameters(self._rules, context)
             if isinstance(evaluated, Unanswered):
                 return connect.cannot_serve(evaluated.unknown, context.cause(evaluated.rule))
@@ -364,7 +367,7 @@ class Driver:
         context = EhloContext(
             self.session,
             self._rules,
-            self._site.ports,
+            self._ports,
             self._trail,
             Stage.EHLO,
             self.parameters,
@@ -425,7 +428,7 @@ class Driver:
         context = AuthContext(
             self.session,
             self._rules,
-            self._site.ports,
+            self._ports,
             self._trail,
             Stage.AUTH,
             self.parameters,
@@ -460,8 +463,8 @@ class Driver:
             return await self._auth_error(Refuse(replies.AUTH_MALFORMED, Reason.AUTH_FAILED), "exchange_is_whole")
         assert self.parameters is not None
         name = self.parameters.auth_directory
-        directory = self._site.ports.directories.find(name) if isinstance(name, str) else None
-        context = ConnectContext(self.session, self._rules, self._site.ports, self._trail, Stage.AUTH)
+        directory = self._ports.directories.find(name) if isinstance(name, str) else None
+        context = ConnectContext(self.session, self._rules, self._ports, self._trail, Stage.AUTH)
         cause = context.cause(self._rules.auth.directory)
         if directory is None or isinstance(directory, Unknown):
             return self._refuse(auth.not_available(cause), "auth", self._trail, by="directory_is_there")
@@ -481,7 +484,7 @@ class Driver:
         self.session = replace(self.session, identity=identity)
         self._prepared = None
         self._rules = self._site.rules
-        context = ConnectContext(self.session, self._rules, self._site.ports, self._trail, Stage.AUTH)
+        context = ConnectContext(self.session, self._rules, self._ports, self._trail, Stage.AUTH)
         self.parameters = await authenticated_parameters(self._rules, context, self.parameters)
         self._trail.decided(Stage.AUTH.value, cause.rule, cause.place, (("login", identity.login),), "accepted")
         _log.info(
@@ -496,7 +499,7 @@ class Driver:
 
     async def _auth_error(self, refusal: Refuse, by: str, login: str = "") -> Step:
         """An error that counts: wait, answer, and after too many of them close."""
-        context = ConnectContext(self.session, self._rules, self._site.ports, self._trail, Stage.AUTH)
+        context = ConnectContext(self.session, self._rules, self._ports, self._trail, Stage.AUTH)
         errors = self._rules.auth.errors
         assert self.parameters is not None
         wait = self.parameters.auth_errors_wait
@@ -525,6 +528,7 @@ class Driver:
     # --- MAIL, RCPT -------------------------------------------------------------
 
     async def _mail(self, event: Mail) -> Step:
+        self._budget.renew()
         assert self.parameters is not None
         open_transaction = self._transaction
         trace_id = open_transaction.trace_id if open_transaction is not None else new_trace_id()
@@ -537,11 +541,10 @@ class Driver:
             hold_seconds = parameters.hold_seconds
         elif parameters.hold_until is not None:
             hold_seconds = max(0, int(parameters.hold_until.epoch_seconds - now))
-        site = self._site
         context = MailContext(
             self.session,
             self._rules,
-            site.ports,
+            self._ports,
             trail,
             Stage.MAIL,
             open_transaction,
@@ -565,6 +568,7 @@ class Driver:
         return Step(self._core.reply(replies.SENDER_OK))
 
     async def _rcpt(self, event: Rcpt) -> Step:
+        self._budget.add_recipient()
         transaction = self._transaction
         trail = self._tx_trail if transaction is not None and self._tx_trail is not None else self._trail
         path = event.path
@@ -573,7 +577,7 @@ class Driver:
         context = RcptContext(
             self.session,
             self._rules,
-            self._site.ports,
+            self._ports,
             trail,
             Stage.RCPT,
             transaction,
@@ -622,7 +626,7 @@ class Driver:
         return DataContext(
             self.session,
             self._rules,
-            self._site.ports,
+            self._ports,
             self._tx_trail or self._trail,
             Stage.DATA,
             self._transaction,
@@ -746,7 +750,7 @@ class Driver:
             context = MessageContext(
                 self.session,
                 self._rules,
-                self._site.ports,
+                self._ports,
                 trail,
                 Stage.DATA,
                 transaction,
@@ -876,7 +880,7 @@ class Driver:
         trail = self._tx_trail or self._trail
         trail.resume()
         context = VrfyContext(
-            self.session, self._rules, self._site.ports, trail, Stage.VRFY, self.parameters, text.lower(), expand
+            self.session, self._rules, self._ports, trail, Stage.VRFY, self.parameters, text.lower(), expand
         )
         answer = await vrfy.answer(context)
         if isinstance(answer, Refuse):

@@ -6,8 +6,10 @@ second implementation of a policy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from mailgate.dns.budget import Budget
 from mailgate.expr.outside import Outside
 from mailgate.lookup.outside import Directories
 from mailgate.lookup.recipient import AddressRules
@@ -21,3 +23,11 @@ class Ports:
     directories: Directories
     addresses: AddressRules
     """Sub-addressing and catch-all."""
+    metered: Callable[[Budget], Outside] | None = None
+    """Makes an `outside` whose questions to DNS count against a budget; None where none is kept."""
+
+    def for_session(self, budget: Budget) -> Ports:
+        """The ports as one session has them."""
+        if self.metered is None:
+            return self
+        return Ports(self.metered(budget), self.directories, self.addresses)

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from mailgate.config.load import load_text
 from mailgate.deliver.plan import schedule_table
+from mailgate.dns.budget import Budget, BudgetedResolver
 from mailgate.dns.question import dns_query
 from mailgate.listen.factory import ListenerFactory
 from mailgate.lookup.configured import directories, lists
@@ -58,10 +59,16 @@ class ListenerInMemory:
         settings = self.settings
         found = directories(settings, _at_once)
         addresses = AddressRules(settings.session.rcpt.sub_addressing, settings.session.rcpt.catch_all)
-        outside = Answers(found, lists(settings), partial(dns_query, zone or Zone()), addresses)
+        found_lists = lists(settings)
+        resolver = zone or Zone()
+
+        def metered(budget: Budget) -> Answers:
+            return Answers(found, found_lists, partial(dns_query, BudgetedResolver(resolver, budget)), addresses)
+
+        outside = Answers(found, found_lists, partial(dns_query, resolver), addresses)
         schedules = Schedules(settings.queue.strategy.schedule, schedule_table(settings.queue.schedule), outside)
         shared = Shared(
-            ports=Ports(outside, found, addresses),
+            ports=Ports(outside, found, addresses, metered),
             store=self.store,
             acceptance=Acceptance(self.store, schedules, self.wall, queued),
             ring=None,
