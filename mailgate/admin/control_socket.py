@@ -29,6 +29,8 @@ from mailgate.admin.failure import Failed, Status
 
 MODE = 0o660
 MAX_CONNECTIONS = 32
+# A full backlog fails at once for a client with a time limit: room for more than may be served.
+_BACKLOG = 4 * MAX_CONNECTIONS
 REQUEST_SECONDS = 10.0
 """Until the request is there; and again until the answer is taken."""
 
@@ -67,7 +69,7 @@ class ControlSocket:
         try:
             os.makedirs(os.path.dirname(self._path) or ".", 0o750, exist_ok=True)
             _make_room(self._path)
-            port = _Port(os.fsencode(self._path), self._control, MAX_CONNECTIONS, MODE, self._reactor)
+            port = _Port(os.fsencode(self._path), self._control, _BACKLOG, MODE, self._reactor)
             port.startListening()
             found = os.stat(self._path)
         except OSError as failure:
