@@ -186,7 +186,7 @@ def test_a_server_that_never_answers_is_unknown_in_time(ask, silent, tcp_on_erro
     began = time.monotonic()
     found = ask(lambda r: r.mx("lab.example"), silent, timeout_seconds=0.3, attempts=2, try_tcp_on_error=tcp_on_error)
     assert type(found) is Unknown
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 3
 
 
 def test_a_server_that_does_not_resolve_is_unknown(lab, ask):
@@ -196,6 +196,7 @@ def test_a_server_that_does_not_resolve_is_unknown(lab, ask):
     assert (type(found), "REFUSED" in found.reason) == (Unknown, True)
 
 
+@pytest.mark.spec("OUT-252", "OUT-254")
 def test_the_configured_resolver_trusts_loopback_and_nobody_else(lab, reactor, run):
     custom = f'[resolver]\ntype = "custom"\ncustom = ["127.0.0.1:{lab.port}"]\n'
     for more, secure in (
