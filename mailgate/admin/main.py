@@ -18,6 +18,7 @@ from mailgate.admin.command.explain import explain
 from mailgate.admin.command.queue import queue
 from mailgate.admin.command.reload import reload
 from mailgate.admin.command.status import status
+from mailgate.admin.command.test import test
 from mailgate.admin.command.version import version
 from mailgate.admin.failure import Failed, Status
 from mailgate.admin.output import print_json
@@ -41,7 +42,7 @@ def cli(context: click.Context, config_file: str) -> None:
     context.obj = config_file
 
 
-for _command in (config, explain, queue, reload, status, version):
+for _command in (config, explain, queue, reload, status, test, version):
     cli.add_command(_command)
 
 

@@ -60,6 +60,11 @@ _RECIPIENTS_KEPT = 1000
 _VALUE_CHARACTERS = 1024
 _VALUE_ELEMENTS = 32
 
+ALL_POLICIES = "all policies"
+"""The rule of a chain that nothing in it has ended."""
+QUEUED = "queued"
+"""The reason of a message that was accepted."""
+
 REDACTED = "[redacted]"
 
 
@@ -263,6 +268,16 @@ class Step:
     said: str
     micros: int
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether a client was refused by it: `550 5.7.1 (sender-not-allowed)`."""
+        return is_refusal(self.said)
+
+
+def is_refusal(said: str) -> bool:
+    """Whether the result of a decision is a refusal in words."""
+    return said[:1] in ("4", "5") and said[-1:] == ")"
+
 
 @dataclass(frozen=True, slots=True)
 class AskedRecipient:
@@ -299,6 +314,18 @@ class Entry:
     left_out: int
     replies: tuple[str, ...]
     reason: str
+
+    @property
+    def decisive(self) -> Step | None:
+        """The decision everything else follows from: the last refusal, or for a message that was queued the last chain.
+
+        None where nothing was decided.
+        """
+        if self.reason == QUEUED:
+            passed = [step for step in self.steps if step.rule == ALL_POLICIES]
+            return passed[-1] if passed else None
+        refused = [step for step in self.steps if step.is_refusal]
+        return (refused or self.steps)[-1] if self.steps else None
 
     @property
     def micros(self) -> int:

@@ -169,7 +169,8 @@ def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _step(step: Step) -> Iterator[str]:
+def step_lines(step: Step) -> Iterator[str]:
+    """One decision for people: rule, place, result and time, then each fact it read."""
     place = f" ({step.place})" if step.place else ""
     took = f"  [{step.micros} us]" if step.micros else ""
     yield f"    {step.stage:8}{step.rule}{place} -> {step.said}{took}"
@@ -206,11 +207,14 @@ def _told(entry: Entry) -> Iterator[str]:
         yield from (f"            {line}" for line in rest)
     if entry.reason:
         yield f"  reason    {entry.reason}"
+    if (decisive := entry.decisive) is not None:
+        place = f" ({decisive.place})" if decisive.place else ""
+        yield f"  because   {decisive.rule}{place} -> {decisive.said}"
     if entry.steps:
         yield "  decided"
     asked_before = {recipient.steps: recipient.address for recipient in reversed(entry.recipients)}
     for number, step in enumerate(entry.steps, 1):
-        yield from _step(step)
+        yield from step_lines(step)
         if number in asked_before and not entry.left_out:
             yield f"            that was for <{asked_before[number]}>"
     if entry.left_out:
@@ -243,17 +247,20 @@ def as_json(entry: Entry) -> dict[str, object]:
         ],
         "replies": list(entry.replies),
         "reason": entry.reason or None,
-        "steps": [
-            {
-                "stage": step.stage,
-                "rule": step.rule,
-                "place": step.place,
-                "reads": [{"name": name, "value": value} for name, value in step.reads],
-                "said": step.said,
-                "micros": step.micros,
-            }
-            for step in entry.steps
-        ],
+        "decided_by": None if entry.decisive is None else _facts(entry.decisive),
+        "micros": entry.micros,
+        "steps": [_facts(step) for step in entry.steps],
         "left_out": entry.left_out or None,
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _facts(step: Step) -> dict[str, object]:
+    return {
+        "stage": step.stage,
+        "rule": step.rule,
+        "place": step.place,
+        "reads": [{"name": name, "value": value} for name, value in step.reads],
+        "said": step.said,
+        "micros": step.micros,
+    }

@@ -49,6 +49,13 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
+class Greeting:
+    """What the client says first: a name, a whole HELO command, or nothing (None)."""
+
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """The message of a test, as it is sent: lines end with CR LF."""
 
@@ -87,7 +94,7 @@ class DnsAnswer:
 def _fields(value: Quoted, wanted: str, *known: str) -> Mapping[str, object]:
     """A table with no other keys than these."""
     if not isinstance(value.raw, Mapping):
-        raise Unfit(f"{value.text} is no {wanted}", f"write {wanted}")
+        raise Unfit(f"{value.text} cannot stand here", f"write {wanted}")
     for name in value.raw:
         if name not in known:
             near = nearest(str(name), known)
@@ -244,8 +251,8 @@ def _moment(value: Quoted) -> datetime:
     return raw if raw.tzinfo is not None else raw.replace(tzinfo=UTC)
 
 
-def _greeting(value: Quoted) -> str | None:
-    return None if value.raw is False else LINE.read(value)
+def _greeting(value: Quoted) -> Greeting:
+    return Greeting(None if value.raw is False else LINE.read(value))
 
 
 _COMMANDS_FROM = _command("from")
@@ -331,8 +338,10 @@ class Given:
     peer: str | None = key(IP, default=None, doc="The client's address.")
     local: SocketAddress | None = key(SOCKET_ADDRESS, default=None, doc="The address the client connects to.")
     tls: bool | None = key(BOOLEAN, default=None, doc="The client uses TLS; by STARTTLS where it is not implicit.")
-    helo: str | None = key(
-        Kind("name or command", _greeting), default=None, doc="The name in EHLO (LHLO), or a whole HELO command."
+    helo: Greeting | None = key(
+        Kind("name or command", _greeting),
+        default=None,
+        doc="The name in EHLO (LHLO), or a whole HELO command; false for none.",
     )
     login: str | None = key(LINE, default=None, doc="The name the client logs in with.")
     mail: Command | None = key(_COMMANDS_FROM, default=None, doc="The sender.")

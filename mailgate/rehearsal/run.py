@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from mailgate.config.schema.settings import Settings
-from mailgate.decisions.entry import Kind, Step, Trail, plain
+from mailgate.decisions.entry import ALL_POLICIES, Kind, Step, Trail, plain
 from mailgate.deliver.plan import schedule_table
 from mailgate.mail.reply import Reply
 from mailgate.mail.session import Session, Tls
@@ -37,7 +37,6 @@ from mailgate.wire.smtp.server import ServerConnection
 
 _REPLY = re.compile(rb"([2-5][0-9]{2})[ -](?:([245]\.[0-9]{1,3}\.[0-9]{1,3}) )?([^\r\n]*)")
 _VERB = re.compile(r"(?i)(EHLO|HELO|LHLO)(?: |$)")
-_ALL = "all policies"
 _TLS = Tls("TLSv1.3", "TLS_AES_256_GCM_SHA384")
 _CLIENT_PORT = 40000
 _PASSWORD = "rehearsal"
@@ -72,11 +71,14 @@ class Said:
         For what passed it is the last rule that was evaluated.
         """
         steps = self.steps
+        if not steps or self.code >= 400 or steps[-1].said.startswith("discard"):
+            return steps[-1] if steps else None
         for number in range(len(steps) - 1, -1, -1):
-            if steps[number].rule == _ALL:
-                before = [step for step in steps[:number] if step.rule != _ALL]
-                return before[-1] if before else steps[number]
-        return steps[-1] if steps else None
+            # What is evaluated behind the last chain is no part of its verdict.
+            if steps[number].rule == ALL_POLICIES:
+                rules = [step for step in steps[:number] if step.rule != ALL_POLICIES]
+                return rules[-1] if rules else steps[number]
+        return steps[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +172,12 @@ class _Session:
         if implicit:
             self._driver.secured(_TLS)
         self._go_on(self._heard("connect", "", self._waited(self._driver.open())))
-        if given.helo is not None:
-            self._greet(given.helo)
+        name = given.helo.name if given.helo is not None else None
+        if name is not None:
+            self._greet(name)
             if given.tls and not implicit:
                 self._start_tls()
-                self._greet(given.helo)
+                self._greet(name)
         if given.login is not None:
             token = base64.b64encode(f"\0{given.login}\0{_PASSWORD}".encode()).decode("ascii")
             self._go_on(self._say("auth", f"AUTH PLAIN {token}"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from mailgate.config.schema.session import SessionSettings
-from mailgate.decisions.entry import Reads, Trail
+from mailgate.decisions.entry import Reads, Trail, is_refusal
 from mailgate.expr.choice import Rule
 from mailgate.expr.outside import Outside
 from mailgate.mail.change import Change, ExpandRecipient, SetForwardPath, SetReversePath
@@ -21,6 +21,7 @@ from mailgate.mail.header import Header
 from mailgate.mail.path import Path
 from mailgate.mail.session import Session, Stage
 from mailgate.mail.transaction import Transaction
+from mailgate.mail.unknown import Unknown
 from mailgate.mail.verdict import Cause, Discard, Refuse, Verdict
 from mailgate.session.parameters import ConnectionParameters, TransactionParameters
 from mailgate.session.ports import Ports
@@ -29,10 +30,6 @@ NO_HEADER = Header(b"")
 
 BUILT_IN = "built-in"
 """The place of what no configuration decides."""
-
-
-def _is_refusal(said: str) -> bool:
-    return said[:1] in ("4", "5") and said[-1:] == ")"
 
 
 def decided(trail: Trail, stage: str, check: str, verdict: Refuse | Discard) -> None:
@@ -158,7 +155,8 @@ class Context:
 
     def note(self, choice_key: str, place: str, reads: tuple[tuple[str, object], ...], result: object) -> None:
         """Record the evaluation of one expression in the trace."""
-        self.trail.decided(self.stage.value, choice_key, place, reads, str(result))
+        said = f"unknown ({result.dependency}: {result.reason})" if type(result) is Unknown else str(result)
+        self.trail.decided(self.stage.value, choice_key, place, reads, said)
 
     def changed(self, changes: tuple[Change, ...]) -> Self:
         """The context after these changes: nothing in it can be changed at this stage."""
@@ -179,7 +177,7 @@ class Context:
         asked: Reads = ()
         for _, key, place, reads, said, _ in reversed(self.trail.steps):
             # Earlier refusals by the same rule have evidence of their own: it must not grow from one to the next.
-            if key == rule.key and place == rule.place and not _is_refusal(said):
+            if key == rule.key and place == rule.place and not is_refusal(said):
                 asked = tuple(each for each in reads if each[0] not in names)
                 break
         return Cause(rule.key, rule.place, (*named, *asked, *facts))

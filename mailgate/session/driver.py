@@ -20,7 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from mailgate.decisions.entry import Kind, Trail
+from mailgate.decisions.entry import ALL_POLICIES, QUEUED, Kind, Trail
 from mailgate.dns.budget import Budget
 from mailgate.expr.choice import Rule
 from mailgate.lookup.directory import Denied
@@ -326,7 +326,7 @@ class Driver:
         assert parameters is not None
         verdict = await chain(policies, context, parameters.timeout, site.clock)
         if type(verdict) is Proceed:
-            trail.decided(context.stage.value, "all policies", "", (), "proceed")
+            trail.decided(context.stage.value, ALL_POLICIES, "", (), "proceed")
         return verdict
 
     # --- connect ----------------------------------------------------------------
@@ -808,7 +808,7 @@ class Driver:
         transaction = self._transaction
         assert transaction is not None
         if isinstance(outcome, Reply):
-            reply, reason, close = outcome, "queued", False
+            reply, reason, close = outcome, QUEUED, False
             self._messages += 1
         else:
             reply, reason = outcome.reply or replies.OK, outcome.reason.value

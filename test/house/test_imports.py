@@ -13,7 +13,8 @@ LAYERS = (
     {"mailauth", "filters", "queue", "decisions"},
     {"reports"},
     {"session", "deliver"},
-    {"listen", "admin", "rehearsal"},
+    {"listen", "rehearsal"},
+    {"admin"},
     {"service"},
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
