@@ -531,10 +531,13 @@ class Driver:
         self._budget.renew()
         assert self.parameters is not None
         open_transaction = self._transaction
-        trace_id = open_transaction.trace_id if open_transaction is not None else new_trace_id()
         now = self._site.wall()
-        trail = Trail(trace_id, int(now * 1000))
-        trail.sender = event.path.text
+        if open_transaction is not None and self._tx_trail is not None:
+            # It will be refused, and that is part of what happened in the open one.
+            trail = self._tx_trail
+        else:
+            trail = Trail(new_trace_id(), int(now * 1000))
+            trail.sender = event.path.text
         parameters = event.parameters
         hold_seconds = 0
         if parameters.hold_seconds is not None:
@@ -563,7 +566,7 @@ class Driver:
             context = context.changed(verdict.changes)
         limits = self._prepared.transaction if self._prepared is not None else None
         self._limits = limits if limits is not None else await transaction_parameters(self._rules, context)
-        self._transaction = Transaction(trace_id, path, parameters, hold_seconds=hold_seconds)
+        self._transaction = Transaction(trail.trace_id, path, parameters, hold_seconds=hold_seconds)
         self._tx_trail = trail
         return Step(self._core.reply(replies.SENDER_OK))
 

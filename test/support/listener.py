@@ -26,6 +26,7 @@ from mailgate.queue.enqueue import Schedules
 from mailgate.service.build import Shared, factories
 from mailgate.session.accept import Acceptance
 from mailgate.session.ports import Ports
+from mailgate.session.site import Record
 
 # 2026-01-01T00:00:00Z: where the wall clock of a test begins.
 _EPOCH = 1_767_225_600.0
@@ -48,8 +49,9 @@ class ListenerInMemory:
         zone: Zone | None = None,
         store: MemoryStore | None = None,
         queued: Callable[[], None] = lambda: None,
+        ring: Record | None = None,
     ) -> None:
-        """`queued` is called after each commit.
+        """`queued` is called after each commit; `ring` keeps the decisions.
 
         Raises what `mailgate.config.load` raises for a configuration with errors.
         """
@@ -71,7 +73,7 @@ class ListenerInMemory:
             ports=Ports(outside, found, addresses, metered),
             store=self.store,
             acceptance=Acceptance(self.store, schedules, self.wall, queued),
-            ring=None,
+            ring=ring,
             clock=self.clock,
             wall=self.wall,
         )
