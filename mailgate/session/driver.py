@@ -189,7 +189,8 @@ class Driver:
         self._log_refusal("session", reply, reason.value, "", trail.trace_id)
         if trail is self._tx_trail:
             self._farewell = reply, reason
-        else:
+        elif not reply.is_positive:
+            # Only a refusal has an id that somebody may ask for.
             self._record(Kind.SESSION, trail, (reply,), reason.value)
         return reply.wire(trail.trace_id)
 
