@@ -29,8 +29,8 @@ _log = Logger(namespace="mailgate.queue")
 # Small steps: the commits that wait for one take milliseconds longer, not tens of them.
 _CHECKPOINT_OCTETS = 2 * 1024 * 1024
 # A file that once held a long queue is made smaller when this many pages, and half of all, are unused.
-_UNUSED_PAGES = 16384
-_SHRINK_PAGES = 1024
+_UNUSED_PAGES = 4096
+_SHRINK_PAGES = 256
 # What a change adds to the log besides a message's octets.
 _CHANGE_OCTETS = 4096
 

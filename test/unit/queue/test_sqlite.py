@@ -860,7 +860,7 @@ def test_a_start_and_a_claim_read_as_much_of_a_long_queue_as_of_a_short_one(stor
 
 
 def test_a_file_that_held_much_becomes_small_again(stores, store, run, monkeypatch):
-    monkeypatch.setattr(writer, "_UNUSED_PAGES", 50)
+    monkeypatch.setattr(writer, "_UNUSED_PAGES", 12)
     monkeypatch.setattr(writer, "_CHECKPOINT_OCTETS", 0)
     for _ in range(20):
         run(store.commit(message(store, octets=b"x" * 50_000)))
