@@ -32,8 +32,9 @@ from mailgate.mail.session import Session
 from mailgate.mail.verdict import Reason
 from mailgate.net.outlet import Outlet
 from mailgate.net.tls import ServerTls, agreed
-from mailgate.session.driver import Driver, Step, Then
+from mailgate.session.driver import Driver
 from mailgate.session.site import Site
+from mailgate.session.step import Step, Then
 from mailgate.session.trace_id import new_trace_id
 from mailgate.wire.smtp.server import Pending, ServerConnection
 

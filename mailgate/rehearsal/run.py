@@ -28,9 +28,10 @@ from mailgate.rehearsal.case import Case, Command
 from mailgate.rehearsal.ports import Configured, Questions, ports
 from mailgate.rehearsal.store import NoStore
 from mailgate.session.accept import Acceptance
-from mailgate.session.driver import Driver, Then
-from mailgate.session.driver import Step as Answered
+from mailgate.session.driver import Driver
 from mailgate.session.site import listener_site
+from mailgate.session.step import Step as Answered
+from mailgate.session.step import Then
 from mailgate.session.trace_id import new_trace_id
 from mailgate.wire.smtp.command import Pending
 from mailgate.wire.smtp.server import ServerConnection

@@ -1,6 +1,8 @@
 """One session: events from the protocol core become stages, verdicts become replies.
 
-The only place where a `Session` or `Transaction` is replaced. `take` answers
+The only place where a `Session` or `Transaction` is replaced; the message that
+is coming in is kept by `incoming.py`, the turns of AUTH by `login.py`, and what
+is said, logged and recorded goes through `telling.py`. `take` answers
 each event with a `Step` (octets to send, and what to do then), at once while
 nothing waits, else by a Deferred. While an event is not answered the core
 gives no further one, so replies leave in the order of their commands (I2).
@@ -13,17 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from enum import Enum
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from mailgate.decisions.entry import ALL_POLICIES, QUEUED, Kind, Trail
 from mailgate.dns.budget import Budget
 from mailgate.expr.choice import Rule
-from mailgate.lookup.directory import Denied
 from mailgate.mail import replies
 from mailgate.mail.envelope import NO_MAIL_PARAMETERS
 from mailgate.mail.header import Header
@@ -33,8 +32,7 @@ from mailgate.mail.session import Session, Stage, Tls
 from mailgate.mail.transaction import Transaction
 from mailgate.mail.unknown import Unknown
 from mailgate.mail.verdict import Cause, Discard, Proceed, Reason, Refuse, Verdict
-from mailgate.queue.store import Spool
-from mailgate.session import apply
+from mailgate.session import apply, login
 from mailgate.session.chain import Policy, chain, settle
 from mailgate.session.context import (
     AuthContext,
@@ -48,6 +46,8 @@ from mailgate.session.context import (
     VrfyContext,
     decided,
 )
+from mailgate.session.incoming import Incoming
+from mailgate.session.login import Login, NotLoggedIn
 from mailgate.session.parameters import (
     ConnectionParameters,
     TransactionParameters,
@@ -59,6 +59,8 @@ from mailgate.session.parameters import (
 from mailgate.session.prepared import Prepared
 from mailgate.session.site import Site
 from mailgate.session.stages import auth, connect, data, ehlo, mail, rcpt, vrfy
+from mailgate.session.step import NOTHING, Step, Then
+from mailgate.session.telling import Telling
 from mailgate.session.trace_id import new_trace_id
 from mailgate.session.unanswered import unanswered
 from mailgate.wire.smtp.command import (
@@ -83,37 +85,14 @@ from mailgate.wire.smtp.command import (
     Vrfy,
 )
 from mailgate.wire.smtp.extension import ehlo_reply, helo_reply
-from mailgate.wire.smtp.sasl import Broken, Challenge, Credentials, Exchange, exchange
+from mailgate.wire.smtp.sasl import Challenge
 from mailgate.wire.smtp.sasl import Step as Turn
 from mailgate.wire.smtp.server import BareNewline, ServerConnection
-
-_log = Logger(namespace="mailgate.session")
 
 C = TypeVar("C", bound=Context)
 
 
 _EHLO_REPLIES_KEPT = 64
-
-
-class Then(Enum):
-    """What the shell does after it has sent a step's octets."""
-
-    GO_ON = 0
-    CLOSE = 1
-    START_TLS = 2
-
-
-class Step(NamedTuple):
-    """The answer to one event."""
-
-    octets: bytes
-    then: Then = Then.GO_ON
-    wait: Deferred[None] | None = None
-    """Read no more before this fires: the disk is behind."""
-
-
-NOTHING = Step(b"")
-CLOSE_SILENTLY = Step(b"", Then.CLOSE)
 
 
 class Driver:
@@ -133,22 +112,14 @@ class Driver:
         self._prepared: Prepared | None = site.in_clear
         """None once the client has logged in."""
         self._rules = site.in_clear.rules
-        self._trail = Trail(session.id, self._now_ms())
         self._messages = 0
         self._transaction: Transaction | None = None
         self._limits: TransactionParameters | None = None
-        self._tx_trail: Trail | None = None
-        self._exchange: Exchange | None = None
-        self._spool: Spool | None = None
-        self._queue_id = 0
-        self._too_big = False
-        self._chunks = False
+        self._login = Login()
+        self._incoming = Incoming(site.store)
+        self._tell = Telling(site, core, self._incoming, session.id)
         self._farewell: tuple[Reply, Reason] | None = None
         """The last reply to a client whose transaction ends with it."""
-        self._chunk_refusal: Refuse | None = None
-        """Why the present BDAT chunk is thrown away."""
-        self._chunks_refused: Refuse | None = None
-        """What the chunks up to LAST are answered after one was refused."""
 
     # --- what the shell calls ---------------------------------------------------
 
@@ -172,7 +143,7 @@ class Driver:
     def tls_started(self, tls: Tls) -> Step | Deferred[Step]:
         """TLS is on after STARTTLS: what the client said before is forgotten (RFC 3207 4.2)."""
         self._end_transaction("starttls")
-        self._exchange = None
+        self._login.end()
         self.session = replace(self.session, tls=tls, helo=None, extended=False, identity=None)
         self._use(self._site.in_tls)
         return settle(self._guarded(self._after_tls(), close=True))
@@ -183,15 +154,15 @@ class Driver:
 
     def farewell(self, reply: Reply, reason: Reason) -> bytes:
         """A last reply outside the order of commands: time-outs, limits, shutdown."""
-        trail = self._open_trail
+        trail = self._tell.open_trail
         refusal = Refuse(reply, reason, cause=self._limit_reached(reason))
         decided(trail, "session", "farewell", refusal)
-        self._log_refusal("session", reply, reason.value, "", trail.trace_id)
-        if trail is self._tx_trail:
+        self._tell.log_refusal(self.session, "session", reply, reason.value, "", trail.trace_id)
+        if trail is self._tell.tx_trail:
             self._farewell = reply, reason
         elif not reply.is_positive:
             # Only a refusal has an id that somebody may ask for.
-            self._record(Kind.SESSION, trail, (reply,), reason.value)
+            self._tell.record(self.session, Kind.SESSION, trail, (reply,), reason.value)
         return reply.wire(trail.trace_id)
 
     def _limit_reached(self, reason: Reason) -> Cause | None:
@@ -205,17 +176,12 @@ class Driver:
         rule = limits.get(reason)
         if rule is None:
             return None
-        return ConnectContext(self.session, rules, self._ports, self._trail, Stage.CONNECT).cause(rule)
-
-    @property
-    def _open_trail(self) -> Trail:
-        """Where what happens now belongs: the transaction's, else the session's."""
-        return self._tx_trail if self._tx_trail is not None else self._trail
+        return self._session_context(Stage.CONNECT).cause(rule)
 
     @property
     def trails(self) -> tuple[Trail, ...]:
         """What has been decided and is not recorded yet: of the session, and of an open transaction."""
-        return (self._trail,) if self._tx_trail is None else (self._trail, self._tx_trail)
+        return self._tell.trails
 
     def give_up(self) -> None:
         """What is being decided will be cancelled, and its answer would not be sent any more."""
@@ -225,75 +191,9 @@ class Driver:
         """The connection is gone: an unfinished transaction leaves nothing behind."""
         self._given_up = True
         self._end_transaction("connection lost")
-        self._exchange = None
+        self._login.end()
 
-    # --- saying things ----------------------------------------------------------
-
-    def _now_ms(self) -> int:
-        return int(self._site.wall() * 1000)
-
-    def _say(self, reply: Reply, then: Then = Then.GO_ON) -> Step:
-        """A positive reply, or one that needs no record."""
-        transaction = self._transaction
-        trace_id = transaction.trace_id if transaction is not None else self.session.id
-        return Step(self._core.reply(reply, trace_id=trace_id), then)
-
-    def _refuse(
-        self,
-        refusal: Refuse | Discard,
-        stage: str,
-        trail: Trail,
-        subject: str = "",
-        *,
-        by: str = "",
-        times: int = 1,
-    ) -> Step:
-        """Answer a verdict that is not `Proceed`, log it, and record it when no transaction will.
-
-        `by` names the check where it was none of a chain: those are in the trail already.
-        """
-        if by:
-            decided(trail, stage, by, refusal)
-        reply = refusal.reply or replies.OK
-        if isinstance(refusal, Discard):
-            return Step(self._core.reply(*(reply,) * times, trace_id=trail.trace_id))
-        self._log_refusal(stage, reply, refusal.reason.value, refusal.detail, trail.trace_id, subject)
-        if trail is not self._tx_trail:
-            self._record(Kind.SESSION, trail, (reply,), refusal.reason.value)
-        octets = self._core.reply(*(reply,) * times, trace_id=trail.trace_id)
-        return Step(octets, Then.CLOSE if refusal.close else Then.GO_ON)
-
-    def _log_refusal(
-        self, stage: str, reply: Reply, reason: str, detail: str, trace_id: str, subject: str = ""
-    ) -> None:
-        _log.info(
-            "{event}",
-            event="policy.unknown" if reason == Reason.UNKNOWN_ANSWER.value else f"smtp.{stage}-refused",
-            trace=trace_id,
-            listener=self.session.listener,
-            remoteIp=self.session.remote_ip,
-            code=f"{reply.code} {reply.enhanced}",
-            reason=reason,
-            **({"detail": detail} if detail else {}),
-            **({"about": subject} if subject else {}),
-        )
-
-    def _record(
-        self, kind: Kind, trail: Trail, said: tuple[Reply, ...], reason: str, size_octets: int | None = None
-    ) -> None:
-        ring = self._site.ring
-        if ring is not None:
-            ring.record(
-                kind,
-                trail,
-                self.session,
-                replies=said,
-                reason=reason,
-                queue_id=self._queue_id or None,
-                size_octets=size_octets,
-            )
-        if trail is self._trail:
-            self._trail = Trail(self.session.id, self._now_ms())
+    # --- judging ----------------------------------------------------------------
 
     async def _guarded(self, answer: Coroutine[Deferred[object], None, Step], close: bool = False) -> Step:
         """Turn what nobody foresaw into 451 (I4, I5)."""
@@ -302,21 +202,16 @@ class Driver:
         except Exception as failure:
             if self._given_up:
                 raise
-            self._log_unexpected()
+            self._tell.log_unexpected()
             reply = replies.CANNOT_SERVE if close else replies.TRY_LATER
-            trail = self._open_trail
+            trail = self._tell.open_trail
             # A stage that takes longer than the client would wait.
             cause = self._limit_reached(Reason.INACTIVE) if isinstance(failure, TimeoutError) else None
             detail = type(failure).__name__
             decided(trail, "session", "unexpected", Refuse(reply, Reason.UNEXPECTED, detail=detail, cause=cause))
-            if trail is self._trail:
-                self._record(Kind.SESSION, trail, (reply,), Reason.UNEXPECTED.value)
-            return self._say(reply, Then.CLOSE if close else Then.GO_ON)
-
-    def _log_unexpected(self) -> None:
-        transaction = self._transaction
-        trace_id = transaction.trace_id if transaction is not None else self.session.id
-        _log.failure("{event} trace={trace}", event="smtp.unexpected", trace=trace_id)
+            if trail is self._tell.trail:
+                self._tell.record(self.session, Kind.SESSION, trail, (reply,), Reason.UNEXPECTED.value)
+            return self._tell.say(reply, Then.CLOSE if close else Then.GO_ON)
 
     async def _judge(self, policies: tuple[Policy[C], ...], context: C) -> Verdict:
         """Run a stage's chain and add what it cost to the trail."""
@@ -330,29 +225,32 @@ class Driver:
             trail.decided(context.stage.value, ALL_POLICIES, "", (), "proceed")
         return verdict
 
+    def _session_context(self, stage: Stage) -> ConnectContext:
+        return ConnectContext(self.session, self._rules, self._ports, self._tell.trail, stage)
+
     # --- connect ----------------------------------------------------------------
 
     async def _connect(self) -> Step:
-        self._trail.resume()
+        self._tell.trail.resume()
         refusal = await self._evaluate_parameters()
         if refusal is not None:
-            return self._refuse(refusal, "connect", self._trail, by="limits_are_known")
-        context = ConnectContext(self.session, self._rules, self._ports, self._trail, Stage.CONNECT)
+            return self._tell.refuse(self.session, refusal, "connect", self._tell.trail, by="limits_are_known")
+        context = self._session_context(Stage.CONNECT)
         name = await connect.hostname(context, self._site.listener.hostname)
         if isinstance(name, Refuse):
-            return self._refuse(name, "connect", self._trail, by="hostname")
+            return self._tell.refuse(self.session, name, "connect", self._tell.trail, by="hostname")
         self.session = replace(self.session, hostname=name)
         context = replace(context, session=self.session)
         greeting = await connect.greeting(context, self._site.listener.greeting)
         if isinstance(greeting, Refuse):
-            return self._refuse(greeting, "connect", self._trail, by="greeting")
+            return self._tell.refuse(self.session, greeting, "connect", self._tell.trail, by="greeting")
         return Step(greeting.wire())
 
     async def _evaluate_parameters(self) -> Refuse | None:
         """Evaluate the session's parameters, at connect and again after STARTTLS."""
         parameters = self._prepared.connection if self._prepared is not None else None
         if parameters is None:
-            context = ConnectContext(self.session, self._rules, self._ports, self._trail, Stage.CONNECT)
+            context = self._session_context(Stage.CONNECT)
             evaluated = await connection_parameters(self._rules, context)
             if isinstance(evaluated, Unanswered):
                 return connect.cannot_serve(evaluated.unknown, context.cause(evaluated.rule))
@@ -369,7 +267,7 @@ class Driver:
             self.session,
             self._rules,
             self._ports,
-            self._trail,
+            self._tell.trail,
             Stage.EHLO,
             self.parameters,
             event.verb,
@@ -377,18 +275,18 @@ class Driver:
         )
         verdict = await self._judge(ehlo.POLICIES, context)
         if not isinstance(verdict, Proceed):
-            return self._refuse(verdict, "ehlo", self._trail, event.name)
+            return self._tell.refuse(self.session, verdict, "ehlo", self._tell.trail, event.name)
         greeted = replace(self.session, helo=event.name or "null", extended=event.verb != "HELO")
         if event.verb == "HELO":
             answer = helo_reply(self.session.hostname)
         else:
             offered = await self._offer(replace(context, session=greeted))
             if isinstance(offered, Refuse):
-                return self._refuse(offered, "ehlo", self._trail, event.name, by="capabilities")
+                return self._tell.refuse(self.session, offered, "ehlo", self._tell.trail, event.name, by="capabilities")
             answer = offered
         self._end_transaction("ehlo")
         self.session = greeted
-        return self._say(answer)
+        return self._tell.say(answer)
 
     async def _offer(self, context: EhloContext) -> Reply | Refuse:
         """The reply that lists the capabilities; the one made before where it is always the same."""
@@ -409,18 +307,18 @@ class Driver:
     async def _start_tls(self, event: StartTls) -> Step:
         if self.session.tls is not None:
             refusal = Refuse(replies.TLS_ALREADY, Reason.SEQUENCE)
-            return self._refuse(refusal, "starttls", self._trail, by="tls_is_off")
+            return self._tell.refuse(self.session, refusal, "starttls", self._tell.trail, by="tls_is_off")
         if not self.session.tls_offered:
             refusal = Refuse(replies.TLS_NOT_OFFERED, Reason.SEQUENCE)
-            return self._refuse(refusal, "starttls", self._trail, by="tls_is_offered")
-        return self._say(replies.TLS_READY, Then.START_TLS)
+            return self._tell.refuse(self.session, refusal, "starttls", self._tell.trail, by="tls_is_offered")
+        return self._tell.say(replies.TLS_READY, Then.START_TLS)
 
     async def _after_tls(self) -> Step:
-        self._trail.resume()
+        self._tell.trail.resume()
         refusal = await self._evaluate_parameters()
         if refusal is None:
             return NOTHING
-        return self._refuse(refusal, "starttls", self._trail, by="limits_are_known")
+        return self._tell.refuse(self.session, refusal, "starttls", self._tell.trail, by="limits_are_known")
 
     # --- AUTH -------------------------------------------------------------------
 
@@ -430,7 +328,7 @@ class Driver:
             self.session,
             self._rules,
             self._ports,
-            self._trail,
+            self._tell.trail,
             Stage.AUTH,
             self.parameters,
             event.mechanism,
@@ -438,90 +336,60 @@ class Driver:
         )
         verdict = await self._judge(auth.POLICIES, context)
         if not isinstance(verdict, Proceed):
-            return self._refuse(verdict, "auth", self._trail, event.mechanism)
-        self._exchange = begun = exchange(event.mechanism)
-        if begun is None:
+            return self._tell.refuse(self.session, verdict, "auth", self._tell.trail, event.mechanism)
+        turn = self._login.begin(event)
+        if turn is None:
             refusal = Refuse(replies.AUTH_UNKNOWN_MECHANISM, Reason.AUTH_NOT_AVAILABLE)
-            return self._refuse(refusal, "auth", self._trail, event.mechanism, by="mechanism_is_known")
-        return await self._auth_turn(begun.start(event.initial))
+            return self._tell.refuse(
+                self.session, refusal, "auth", self._tell.trail, event.mechanism, by="mechanism_is_known"
+            )
+        return await self._auth_turn(turn)
 
     async def _auth_response(self, event: AuthResponse) -> Step:
-        begun = self._exchange
-        if begun is None or event.too_long:
-            return await self._auth_turn(Broken.MALFORMED)
-        return await self._auth_turn(begun.respond(event.line))
+        return await self._auth_turn(self._login.go_on(event))
 
     async def _auth_turn(self, turn: Turn) -> Step:
-        """One turn of a SASL exchange: ask on, check the credentials, or give up."""
+        """One turn of a SASL exchange: ask on, let the client in, or give up."""
         if isinstance(turn, Challenge):
-            return self._say(replies.challenge(turn.text))
-        self._exchange = None
-        self._trail.resume()
-        if turn is Broken.CANCELLED:
-            refusal = Refuse(replies.AUTH_CANCELLED, Reason.AUTH_FAILED)
-            return self._refuse(refusal, "auth", self._trail, by="exchange_is_whole")
-        if not isinstance(turn, Credentials):
-            return await self._auth_error(Refuse(replies.AUTH_MALFORMED, Reason.AUTH_FAILED), "exchange_is_whole")
+            return self._tell.say(replies.challenge(turn.text))
+        self._login.end()
+        self._tell.trail.resume()
         assert self.parameters is not None
-        name = self.parameters.auth_directory
-        directory = self._ports.directories.find(name) if isinstance(name, str) else None
-        context = ConnectContext(self.session, self._rules, self._ports, self._trail, Stage.AUTH)
-        cause = context.cause(self._rules.auth.directory)
-        if directory is None or isinstance(directory, Unknown):
-            return self._refuse(auth.not_available(cause), "auth", self._trail, by="directory_is_there")
-        identity = await directory.authenticate(turn.login, turn.secret)
-        if isinstance(identity, Unknown):
-            refusal = auth.cannot_authenticate(identity, cause)
-            return self._refuse(refusal, "auth", self._trail, by="credentials")
-        if isinstance(identity, Denied):
-            # The secret stays out of it.
-            cause = replace(cause, reads=(*cause.reads, ("directory", directory.id), ("login", turn.login)))
-            if identity is Denied.MAY_NOT_SEND:
-                refusal = Refuse(replies.AUTH_MAY_NOT_SEND, Reason.AUTH_FAILED, cause=cause)
-                return self._refuse(refusal, "auth", self._trail, turn.login, by="credentials")
-            reply = replies.AUTH_CODE_MISSING if identity is Denied.CODE_MISSING else replies.AUTH_FAILED
-            refusal = Refuse(reply, Reason.AUTH_FAILED, detail=identity.value, cause=cause)
-            return await self._auth_error(refusal, "credentials", turn.login)
+        outcome = await login.outcome(turn, self._session_context(Stage.AUTH), self.parameters)
+        if isinstance(outcome, NotLoggedIn):
+            if outcome.is_error:
+                return await self._auth_error(outcome)
+            return self._tell.refuse(
+                self.session, outcome.refusal, "auth", self._tell.trail, outcome.login, by=outcome.check
+            )
+        identity, cause = outcome.identity, outcome.cause
         self.session = replace(self.session, identity=identity)
         self._prepared = None
         self._rules = self._site.rules
-        context = ConnectContext(self.session, self._rules, self._ports, self._trail, Stage.AUTH)
+        context = self._session_context(Stage.AUTH)
         self.parameters = await authenticated_parameters(self._rules, context, self.parameters)
-        self._trail.decided(Stage.AUTH.value, cause.rule, cause.place, (("login", identity.login),), "accepted")
-        _log.info(
-            "{event}",
-            event="auth.success",
-            trace=self.session.id,
-            listener=self.session.listener,
-            remoteIp=self.session.remote_ip,
-            login=identity.login,
-        )
-        return self._say(replies.AUTH_OK)
+        self._tell.trail.decided(Stage.AUTH.value, cause.rule, cause.place, (("login", identity.login),), "accepted")
+        self._tell.log_login(self.session, identity.login)
+        return self._tell.say(replies.AUTH_OK)
 
-    async def _auth_error(self, refusal: Refuse, by: str, login: str = "") -> Step:
+    async def _auth_error(self, failed: NotLoggedIn) -> Step:
         """An error that counts: wait, answer, and after too many of them close."""
-        context = ConnectContext(self.session, self._rules, self._ports, self._trail, Stage.AUTH)
-        errors = self._rules.auth.errors
         assert self.parameters is not None
-        wait = self.parameters.auth_errors_wait
-        total = self.parameters.auth_errors_total
-        for value, rule in ((wait, errors.wait), (total, errors.total)):
-            if isinstance(value, Unknown):
-                refused = auth.cannot_authenticate(value, context.cause(rule))
-                return self._refuse(refused, "auth", self._trail, by="errors")
-        assert not isinstance(wait, Unknown)
-        assert not isinstance(total, Unknown)
-        trail = self._trail
-        decided(trail, Stage.AUTH.value, by, refusal)
+        context = self._session_context(Stage.AUTH)
+        allowed = login.errors_allowed(context, self.parameters)
+        if isinstance(allowed, Refuse):
+            return self._tell.refuse(self.session, allowed, "auth", self._tell.trail, by="errors")
+        wait, total = allowed
+        trail = self._tell.trail
+        decided(trail, Stage.AUTH.value, failed.check, failed.refusal)
         await self._pause(wait.total_seconds())
         self.session = replace(self.session, auth_errors=self.session.auth_errors + 1)
         if self.session.auth_errors < total:
-            return self._refuse(refusal, "auth", trail, login)
-        last = replies.AUTH_TOO_MANY_ERRORS
-        cause = context.cause(errors.total, ("errors", self.session.auth_errors), ("limit", total))
-        decided(trail, Stage.AUTH.value, "errors", Refuse(last, Reason.TOO_MANY_ERRORS, cause=cause))
-        step = self._refuse(refusal, "auth", trail, login)
-        return Step(step.octets + last.wire(self.session.id), Then.CLOSE)
+            return self._tell.refuse(self.session, failed.refusal, "auth", trail, failed.login)
+        last = login.too_many_errors(context, self.session.auth_errors, total)
+        decided(trail, Stage.AUTH.value, "errors", last)
+        step = self._tell.refuse(self.session, failed.refusal, "auth", trail, failed.login)
+        return Step(step.octets + last.reply.wire(self.session.id), Then.CLOSE)
 
     async def _pause(self, seconds: float) -> None:
         await deferLater(self._site.clock, seconds)
@@ -533,9 +401,9 @@ class Driver:
         assert self.parameters is not None
         open_transaction = self._transaction
         now = self._site.wall()
-        if open_transaction is not None and self._tx_trail is not None:
+        if open_transaction is not None and self._tell.tx_trail is not None:
             # It will be refused, and that is part of what happened in the open one.
-            trail = self._tx_trail
+            trail = self._tell.tx_trail
         else:
             trail = Trail(new_trace_id(), int(now * 1000))
             trail.sender = event.path.text
@@ -560,7 +428,7 @@ class Driver:
         policies = mail.PLAIN_POLICIES if parameters is NO_MAIL_PARAMETERS else mail.POLICIES
         verdict = await self._judge(policies, context)
         if not isinstance(verdict, Proceed):
-            return self._refuse(verdict, "mail", trail, event.path.text or "<>")
+            return self._tell.refuse(self.session, verdict, "mail", trail, event.path.text or "<>")
         path = event.path
         if verdict.changes:
             path = apply.reverse_path(path, verdict.changes)
@@ -568,13 +436,13 @@ class Driver:
         limits = self._prepared.transaction if self._prepared is not None else None
         self._limits = limits if limits is not None else await transaction_parameters(self._rules, context)
         self._transaction = Transaction(trail.trace_id, path, parameters, hold_seconds=hold_seconds)
-        self._tx_trail = trail
+        self._tell.tx_trail = trail
         return Step(self._core.reply(replies.SENDER_OK))
 
     async def _rcpt(self, event: Rcpt) -> Step:
         self._budget.add_recipient()
         transaction = self._transaction
-        trail = self._tx_trail if transaction is not None and self._tx_trail is not None else self._trail
+        trail = self._tell.open_trail
         path = event.path
         if not path.domain:
             path = Path(path.local, self._site.default_domain)
@@ -603,7 +471,7 @@ class Driver:
         trail.add_recipient(path.text, f"{verdict.reply.code} {verdict.reply.enhanced}")
         if verdict.reason in (Reason.MAILBOX_UNKNOWN, Reason.RELAY_DENIED):
             return await self._rcpt_error(verdict, context)
-        return self._refuse(verdict, "rcpt", trail, path.text)
+        return self._tell.refuse(self.session, verdict, "rcpt", trail, path.text)
 
     async def _rcpt_error(self, refusal: Refuse, context: RcptContext) -> Step:
         """A bad recipient: wait, count, and after too many of them close."""
@@ -613,16 +481,18 @@ class Driver:
         total = limits.errors_total if limits is not None else None
         for value, rule in ((wait, errors.wait), (total, errors.total)):
             if isinstance(value, Unknown):
-                return self._refuse(unanswered(value, context.cause(rule)), "rcpt", trail, asked, by="errors")
+                return self._tell.refuse(
+                    self.session, unanswered(value, context.cause(rule)), "rcpt", trail, asked, by="errors"
+                )
         if wait is None or total is None or isinstance(wait, Unknown) or isinstance(total, Unknown):
-            return self._refuse(refusal, "rcpt", trail, asked)
+            return self._tell.refuse(self.session, refusal, "rcpt", trail, asked)
         await self._pause(wait.total_seconds())
         self.session = replace(self.session, rcpt_errors=self.session.rcpt_errors + 1)
         if self.session.rcpt_errors < total:
-            return self._refuse(refusal, "rcpt", trail, asked)
+            return self._tell.refuse(self.session, refusal, "rcpt", trail, asked)
         cause = context.cause(errors.total, ("errors", self.session.rcpt_errors), ("limit", total))
         refusal = Refuse(replies.TOO_MANY_ERRORS, Reason.TOO_MANY_ERRORS, close=True, cause=cause)
-        return self._refuse(refusal, "rcpt", trail, asked, by="errors")
+        return self._tell.refuse(self.session, refusal, "rcpt", trail, asked, by="errors")
 
     # --- DATA, BDAT -------------------------------------------------------------
 
@@ -631,45 +501,30 @@ class Driver:
             self.session,
             self._rules,
             self._ports,
-            self._tx_trail or self._trail,
+            self._tell.open_trail,
             Stage.DATA,
             self._transaction,
             self._limits,
             self._messages,
             chunking,
-            self._chunks,
+            self._incoming.chunked,
         )
 
     async def _data(self, event: Data) -> Step:
         context = self._data_context(chunking=False)
         verdict = await self._judge(data.BEFORE, context)
         if not isinstance(verdict, Proceed):
-            return self._refuse(verdict, "data", context.trail)
+            return self._tell.refuse(self.session, verdict, "data", context.trail)
         assert self._limits is not None
         if isinstance(self._limits.size, Unknown):
             refusal = unanswered(self._limits.size, context.cause(self._rules.data.limits.size))
-            return self._refuse(refusal, "data", context.trail, by="size_is_known")
-        self._begin_message()
+            return self._tell.refuse(self.session, refusal, "data", context.trail, by="size_is_known")
+        self._incoming.begin(self._limits.size)
         return Step(self._core.reply(replies.START_DATA))
-
-    def _begin_message(self) -> Spool:
-        self._queue_id = self._site.store.new_id()
-        self._too_big = False
-        self._spool = spool = self._site.store.spool(self._queue_id)
-        return spool
 
     def _chunk(self, octets: bytes) -> Step:
         """Message octets, of DATA or BDAT alike."""
-        spool = self._spool
-        if spool is None or self._chunk_refusal is not None:
-            return NOTHING
-        limit = self._limits.size if self._limits is not None else 0
-        assert not isinstance(limit, Unknown)
-        if spool.size_octets + len(octets) > limit:
-            self._too_big = True
-            self._discard_spool()
-            return NOTHING
-        wait = spool.write(octets)
+        wait = self._incoming.write(octets)
         return NOTHING if wait is None else Step(b"", Then.GO_ON, wait)
 
     async def _data_end(self, event: DataEnd) -> Step:
@@ -677,40 +532,41 @@ class Driver:
 
     def _bdat(self, event: Bdat) -> Step:
         """A chunk is announced: it will be read to its end, kept or not."""
-        self._chunk_refusal = None
-        limit = self._limits.size if self._limits is not None else None
-        if self._chunks_refused is not None:
-            self._chunk_refusal = self._chunks_refused
-        elif self._transaction is None or not self._transaction.recipients or limit is None:
-            self._chunk_refusal = data.NO_RECIPIENT
-        elif isinstance(limit, Unknown):
-            cause = self._data_context(chunking=True).cause(self._rules.data.limits.size)
-            self._chunk_refusal = unanswered(limit, cause)
-        elif (self._spool.size_octets if self._spool is not None else 0) + event.size > limit:
-            self._chunk_refusal = data.too_big(self._data_context(chunking=True), ("chunk", event.size))
-        elif self._spool is None:
-            try:
-                self._begin_message()
-            except Exception:
-                self._log_unexpected()
-                self._chunk_refusal = Refuse(replies.TRY_LATER, Reason.UNEXPECTED)
-        if self._chunk_refusal is not None:
-            self._discard_spool()
+        self._incoming.chunk_begins(self._why_chunk_is_refused(event))
         return NOTHING
 
+    def _why_chunk_is_refused(self, event: Bdat) -> Refuse | None:
+        """Decide what is known before a chunk comes; one that is let in finds room for its message."""
+        incoming = self._incoming
+        limit = self._limits.size if self._limits is not None else None
+        if incoming.chunks_refused is not None:
+            return incoming.chunks_refused
+        if self._transaction is None or not self._transaction.recipients or limit is None:
+            return data.NO_RECIPIENT
+        if isinstance(limit, Unknown):
+            return unanswered(limit, self._data_context(chunking=True).cause(self._rules.data.limits.size))
+        if incoming.size_octets + event.size > limit:
+            return data.too_big(self._data_context(chunking=True), ("chunk", event.size))
+        if incoming.spool is None:
+            try:
+                incoming.begin(limit)
+            except Exception:
+                self._tell.log_unexpected()
+                return Refuse(replies.TRY_LATER, Reason.UNEXPECTED)
+        return None
+
     async def _chunk_end(self, event: ChunkEnd) -> Step:
-        refusal = self._chunk_refusal
-        self._chunk_refusal = None
+        refusal = self._incoming.chunk_ends()
         context = self._data_context(chunking=True)
         try:
             verdict = await self._judge(data.BEFORE_CHUNK, context)
         except Exception:
             if self._given_up:
                 raise
-            self._log_unexpected()
+            self._tell.log_unexpected()
             verdict = Refuse(replies.TRY_LATER, Reason.UNEXPECTED)
             decided(context.trail, "data", "unexpected", verdict)
-        if refusal is None and self._too_big:
+        if refusal is None and self._incoming.too_big:
             # Normalised newlines take more room than the client announced.
             refusal = data.too_big(context)
         if isinstance(verdict, Refuse) and (refusal is None or verdict.reason is Reason.PARAMETER_NOT_OFFERED):
@@ -719,37 +575,30 @@ class Driver:
             decided(context.trail, "data", "chunk_is_kept", refusal)
         if refusal is not None:
             return self._refuse_chunk(refusal, event.last, context.trail)
-        self._chunks = True
+        self._incoming.chunked = True
         if not event.last:
             return Step(self._core.reply(replies.CHUNK_OK))
         return await self._complete(event.bare_newline)
 
     def _refuse_chunk(self, refusal: Refuse, last: bool, trail: Trail) -> Step:
         """Refuse a chunk, and with it the message: what of it was stored is dropped."""
-        self._discard_spool()
+        self._incoming.discard()
         if self._transaction is None:
-            return self._refuse(refusal, "data", trail)
-        offered = refusal.reason is not Reason.PARAMETER_NOT_OFFERED
-        self._chunks = self._chunks or offered
+            return self._tell.refuse(self.session, refusal, "data", trail)
+        self._incoming.chunk_was_refused(refusal, last)
         if not last:
-            if offered and self._chunks_refused is None:
-                # RFC 3030 2: nothing of the message counts any more. A client that sends on all the same takes the
-                # reply to the last chunk for that of the message: a temporary refusal must not become a final one.
-                self._chunks_refused = refusal if refusal.reply.is_temporary else data.REFUSED_BEFORE
-            return self._refuse(refusal, "data", trail)
-        self._chunks_refused = None
-        self._too_big = False
+            return self._tell.refuse(self.session, refusal, "data", trail)
         if refusal.reply is replies.MESSAGE_TOO_BIG:
             return self._finish(refusal, trail)
         # RFC 2033 4.2: LMTP ends a message, refused or not, with as many replies as it has recipients.
-        return self._refuse(refusal, "data", trail, times=self._final_replies())
+        return self._tell.refuse(self.session, refusal, "data", trail, times=self._final_replies())
 
     async def _complete(self, bare_newline: bool) -> Step:
         """The message is whole: judge it, keep it, and answer its final reply."""
-        transaction, trail, spool = self._transaction, self._tx_trail, self._spool
+        transaction, trail, incoming = self._transaction, self._tell.tx_trail, self._incoming
         assert transaction is not None
         assert trail is not None
-        size_octets = spool.size_octets if spool is not None else 0
+        spool, size_octets = incoming.spool, incoming.size_octets
         try:
             context = MessageContext(
                 self.session,
@@ -760,17 +609,17 @@ class Driver:
                 transaction,
                 self._limits,
                 self._messages,
-                self._chunks,
-                self._chunks,
-                self._queue_id,
+                incoming.chunked,
+                incoming.chunked,
+                incoming.queue_id,
                 size_octets,
                 Header(spool.head()) if spool is not None else Header(b""),
                 bare_newline,
-                self._too_big,
+                incoming.too_big,
             )
             verdict = await self._judge(data.POLICIES, context)
             if not isinstance(verdict, Proceed):
-                self._discard_spool()
+                incoming.discard()
                 return self._finish(verdict, trail, size_octets)
             if spool is None:
                 return self._finish(data.too_big(context), trail, size_octets, by="size_is_within_limit")
@@ -779,21 +628,21 @@ class Driver:
                 # Whoever was asked last did not pass the cancellation on.
                 raise CancelledError()
             if isinstance(message, Refuse):
-                self._discard_spool()
+                incoming.discard()
                 return self._finish(message, trail, size_octets, by="message_is_kept")
         except Exception:
-            self._discard_spool()
+            incoming.discard()
             if self._given_up:
                 raise
-            self._log_unexpected()
+            self._tell.log_unexpected()
             return self._finish(Refuse(replies.TRY_LATER, Reason.UNEXPECTED), trail, size_octets, by="unexpected")
         # From here on the content is the store's, and what it says is what the client is told.
-        self._spool = None
+        incoming.hand_over()
         self.committing = True
         try:
             outcome = await self._site.acceptance.keep(message, self.session)
         except Exception:
-            self._log_unexpected()
+            self._tell.log_unexpected()
             outcome = Refuse(replies.TRY_LATER, Reason.UNEXPECTED)
         finally:
             self.committing = False
@@ -808,7 +657,7 @@ class Driver:
     def _finish(
         self, outcome: Reply | Refuse | Discard, trail: Trail, size_octets: int | None = None, *, by: str = ""
     ) -> Step:
-        """Give the final reply (on LMTP one for each accepted RCPT) and end the transaction; `by` as in `_refuse`."""
+        """Give the final reply (on LMTP one for each accepted RCPT) and end the transaction; `by` as for a refusal."""
         transaction = self._transaction
         assert transaction is not None
         if isinstance(outcome, Reply):
@@ -820,58 +669,50 @@ class Driver:
             if by:
                 decided(trail, "data", by, outcome)
             if isinstance(outcome, Refuse):
-                self._queue_id = 0
-                self._log_refusal("data", reply, reason, outcome.detail, transaction.trace_id)
+                self._incoming.queue_id = 0
+                self._tell.log_refusal(self.session, "data", reply, reason, outcome.detail, transaction.trace_id)
             else:
                 self._messages += 1
         octets = self._core.reply(*(reply,) * self._final_replies(), trace_id=transaction.trace_id)
-        self._record(Kind.TRANSACTION, trail, (reply,), reason, size_octets)
+        self._tell.record(self.session, Kind.TRANSACTION, trail, (reply,), reason, size_octets)
         self._forget_transaction()
         return Step(octets, Then.CLOSE if close else Then.GO_ON)
 
     # --- the end of a transaction -----------------------------------------------
 
-    def _discard_spool(self) -> None:
-        if self._spool is not None:
-            self._spool.discard()
-            self._spool = None
-
     def _end_transaction(self, why: str) -> None:
         """Drop a transaction that has no final reply, and record it when something was decided in it."""
-        self._discard_spool()
-        if self._transaction is not None and self._tx_trail is not None and not self.committing:
-            self._queue_id = 0
+        self._incoming.discard()
+        if self._transaction is not None and self._tell.tx_trail is not None and not self.committing:
+            self._incoming.queue_id = 0
             said, reason = self._farewell or (None, None)
             said_all = () if said is None else (said,)
-            self._record(Kind.TRANSACTION, self._tx_trail, said_all, why if reason is None else reason.value)
+            why = why if reason is None else reason.value
+            self._tell.record(self.session, Kind.TRANSACTION, self._tell.tx_trail, said_all, why)
             self._forget_transaction()
 
     def _forget_transaction(self) -> None:
         self._transaction = None
         self._limits = None
-        self._tx_trail = None
-        self._queue_id = 0
-        self._too_big = False
-        self._chunks = False
-        self._chunks_refused = None
-        self._chunk_refusal = None
+        self._tell.tx_trail = None
+        self._incoming.forget()
         self._core.transaction_ended()
 
     # --- the rest ---------------------------------------------------------------
 
     async def _rset(self, event: Rset) -> Step:
         self._end_transaction("rset")
-        return self._say(replies.RSET_OK)
+        return self._tell.say(replies.RSET_OK)
 
     async def _noop(self, event: Noop) -> Step:
-        return self._say(replies.NOOP_OK)
+        return self._tell.say(replies.NOOP_OK)
 
     async def _help(self, event: Help) -> Step:
-        return self._say(replies.HELP)
+        return self._tell.say(replies.HELP)
 
     async def _quit(self, event: Quit) -> Step:
         self._end_transaction("quit")
-        return self._say(replies.BYE, Then.CLOSE)
+        return self._tell.say(replies.BYE, Then.CLOSE)
 
     async def _vrfy(self, event: Vrfy) -> Step:
         return await self._look_up(event.text, expand=False)
@@ -881,27 +722,27 @@ class Driver:
 
     async def _look_up(self, text: str, expand: bool) -> Step:
         assert self.parameters is not None
-        trail = self._tx_trail or self._trail
+        trail = self._tell.open_trail
         trail.resume()
         context = VrfyContext(
             self.session, self._rules, self._ports, trail, Stage.VRFY, self.parameters, text.lower(), expand
         )
         answer = await vrfy.answer(context)
         if isinstance(answer, Refuse):
-            return self._refuse(answer, "vrfy", trail, text, by="address_is_known")
-        return self._say(answer)
+            return self._tell.refuse(self.session, answer, "vrfy", trail, text, by="address_is_known")
+        return self._tell.say(answer)
 
     async def _rejected(self, event: Rejected) -> Step:
         """The core could not accept a line."""
         refusal = Refuse(event.reply, Reason.UNKNOWN_COMMAND if event.unknown_verb else Reason.SYNTAX, event.close)
-        if self._transaction is not None and self._tx_trail is not None:
-            trail = self._tx_trail
+        if self._transaction is not None and self._tell.tx_trail is not None:
+            trail = self._tell.tx_trail
         elif event.verb == "MAIL":
             # A refused MAIL has an id of its own.
-            trail = Trail(new_trace_id(), self._now_ms())
+            trail = Trail(new_trace_id(), self._tell.now_ms())
         else:
-            trail = self._trail
-        return self._refuse(refusal, "command", trail, by="syntax")
+            trail = self._tell.trail
+        return self._tell.refuse(self.session, refusal, "command", trail, by="syntax")
 
 
 _TAKERS: dict[type[object], Callable[..., Coroutine[Deferred[object], None, Step]]] = {
