@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 from mailgate.expr.compile import Compiler, OnError
 from mailgate.expr.error import ExpressionErrors
-from mailgate.expr.evaluate import Branch, Frame, Waiting, build
+from mailgate.expr.evaluate import Branch, Frame, Waiting, build, question_text
 from mailgate.expr.fold import fold_branches
 from mailgate.expr.kind import ResultKind
 from mailgate.expr.node import Ask, Literal, Read, walk
@@ -122,11 +122,19 @@ class Choice(Generic[T]):
         final = self._unknown(result) if isinstance(result, Unknown) else self._kind(result)
         reads = self._read(scope)
         if frame.asked:
-            reads += tuple(frame.asked)
+            reads += tuple([(question_text(function, given), answer) for function, given, answer in frame.asked])
         if isinstance(result, Unknown) and self.on_error is not OnError.TEMPFAIL:
             reads += (("on-error", self.on_error.value),)
         scope.note(self.key, self.place, reads, final)
         return final
+
+    async def unrecorded(self, scope: Scope) -> T | Unknown:
+        """What `value` answers, for those who keep no record of it: nothing is noted."""
+        if self._fixed is not None:
+            return self._fixed[0]
+        frame = Frame(scope)
+        result = await self._answered(scope, frame) if self._asks else self._run(frame)
+        return self._unknown(result) if isinstance(result, Unknown) else self._kind(result)
 
     def specialise(self, known: Mapping[str, Value]) -> Choice[T]:
         """The same choice where some variables are known already, by name: a constant where nothing else is read."""
@@ -149,7 +157,7 @@ class Choice(Generic[T]):
             except Waiting as waiting:
                 answer = await waiting.answer()
                 frame.answers[waiting.site] = answer
-                frame.asked.append((waiting.question, answer))
+                frame.asked.append((waiting.function, waiting.arguments, answer))
                 frame.captures = None
 
     def _unknown(self, unknown: Unknown) -> T | Unknown:

@@ -57,16 +57,19 @@ class Frame:
         self.scope = scope
         self.captures: re.Match[str] | None = None
         self.answers: dict[int, Result] = {}
-        self.asked: list[tuple[str, Result]] = []
+        self.asked: list[tuple[Function, Sequence[Value], Result]] = []
 
 
 class Waiting(Exception):
     """A call outside was begun and has not answered yet: the evaluation cannot go on."""
 
-    def __init__(self, site: int, question: str, asking: Asking, waits_for: object) -> None:
+    def __init__(
+        self, site: int, function: Function, arguments: Sequence[Value], asking: Asking, waits_for: object
+    ) -> None:
         super().__init__(site)
         self.site = site
-        self.question = question
+        self.function = function
+        self.arguments = arguments
         self._asking = asking
         self._waits_for = waits_for
 
@@ -347,14 +350,13 @@ def _ask(node: Ask) -> Run:
         # Most answers are there at once: the call is started by hand, and only one
         # that really waits costs an exception and a second evaluation.
         asking = ask(frame.scope.outside, tuple(values))
-        question = question_text(function, values)
         try:
             waits_for = asking.send(None)
         except StopIteration as done:
             answered: Result = done.value
             frame.answers[site] = answered
-            frame.asked.append((question, answered))
+            frame.asked.append((function, values, answered))
             return answered
-        raise Waiting(site, question, asking, waits_for)
+        raise Waiting(site, function, values, asking, waits_for)
 
     return run

@@ -50,7 +50,8 @@ class Schedules:
 
     async def choose(self, scope: RecipientScope) -> Schedule | Unknown:
         """The schedule for one recipient; `Unknown` where the rule asks something that does not answer."""
-        name = await self._strategy.value(scope)
+        recorded = scope.notes is not ignore_note
+        name = await (self._strategy.value(scope) if recorded else self._strategy.unrecorded(scope))
         if isinstance(name, Unknown):
             return name
         return self.named(name)
