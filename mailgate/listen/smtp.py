@@ -99,7 +99,7 @@ class ClientTransport(Protocol):
         """As `ITLSTransport.startTLS`."""
 
 
-class Registry(Protocol):
+class Connections(Protocol):
     """Who wants to know which connections there are."""
 
     def gone(self, shell: SmtpShell) -> None:
@@ -114,10 +114,10 @@ class SmtpShell(TwistedProtocol):
     _client: ClientTransport
     _outlet: Outlet
 
-    def __init__(self, site: Site, tls: ServerTls | None, registry: Registry) -> None:
+    def __init__(self, site: Site, tls: ServerTls | None, connections: Connections) -> None:
         self._site = site
         self._tls = tls
-        self._registry = registry
+        self._connections = connections
         self._clock: IReactorTime = site.clock
         self._core = ServerConnection(lmtp=site.listener.protocol == "lmtp")
         self._driver: Driver | None = None
@@ -235,7 +235,7 @@ class SmtpShell(TwistedProtocol):
             if self._driver is not None:
                 self._driver.lost()
         finally:
-            self._registry.gone(self)
+            self._connections.gone(self)
 
     def _give_up(self) -> None:
         """Nobody will be answered any more: stop deciding, unless a message is on its way into the queue."""
