@@ -156,12 +156,12 @@ def small_disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True, text=True
+        [needs.program("mount"), "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True, text=True
     )
     if done.returncode:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=False)
+    subprocess.run([needs.program("umount"), str(folder)], check=False)
 
 
 def test_a_full_disk_is_a_452_and_loses_nothing(small_disk, tmp_path, authority):
