@@ -12,7 +12,7 @@ from importlib.resources import files
 from mailgate.queue.place import StoreUnsuitable
 
 # The script at index n leads from version n to n + 1.
-SCRIPTS = ("schema.sql",)
+SCRIPTS = ("schema.sql", "schema-2.sql")
 VERSION = len(SCRIPTS)
 
 
