@@ -6,7 +6,7 @@ import pytest
 from house.tree import PACKAGE, shown, sources
 
 LAYERS = (
-    {"mail"},
+    {"mail", "crash"},
     {"expr", "wire"},
     {"config"},
     {"dns", "net", "lookup", "limits"},
@@ -19,7 +19,7 @@ LAYERS = (
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
-WITHOUT_TWISTED = {"mail", "expr", "config", "wire"}
+WITHOUT_TWISTED = {"mail", "crash", "expr", "config", "wire"}
 WITH_THE_REACTOR = "mailgate/service/tap.py"
 
 

@@ -1,0 +1,1 @@
+"""Where a test ends the program at once, to see what is left."""
