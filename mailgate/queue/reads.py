@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mailgate.queue.content import BLOCK_OCTETS
 from mailgate.queue.item import QueueItem
 from mailgate.queue.place import os_failure, sqlite_failure
 from mailgate.queue.spool import RunBlocking
@@ -25,7 +26,6 @@ T = TypeVar("T")
 
 _log = Logger(namespace="mailgate.queue")
 
-BLOCK_OCTETS = 262_144
 _EARLIEST = """
 SELECT min(due) FROM (
     SELECT (SELECT due FROM unit WHERE queue = asked.value AND lease_owner IS NULL AND due IS NOT NULL
@@ -113,25 +113,6 @@ def _not_closed(failure: Failure) -> None:
     _log.warn("{event}", event="queue.file-not-closed", reason=failure.getErrorMessage())
 
 
-def content(db: sqlite3.Connection, spool_dir: str, item: QueueItem) -> tuple[bytes, int | None]:
-    """The octets in the database and the open file of a message. Raises `StoreFailed` unless all octets are there."""
-    row = db.execute("SELECT octets, path FROM content WHERE message_id = ?", (item.id,)).fetchone()
-    if row is None:
-        raise StoreFailed(f"message {item.id_text} has no content")
-    octets: bytes = row[0]
-    name: str | None = row[1]
-    if name is None:
-        _demand_size(item, len(octets))
-        return octets, None
-    fd = os.open(os.path.join(spool_dir, name), os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _demand_size(item, len(octets) + os.fstat(fd).st_size)
-    except StoreFailed:
-        os.close(fd)
-        raise
-    return octets, fd
-
-
 def next_due(db: sqlite3.Connection, queues: Sequence[str]) -> int | None:
     """When the earliest free unit of these virtual queues falls due."""
     due: int | None = db.execute(_EARLIEST, (json.dumps(list(queues)),)).fetchone()[0]
@@ -180,11 +161,6 @@ def _first_seen(ids: Iterable[int], count: int) -> list[int]:
             break
         seen.setdefault(id_)
     return list(islice(seen, count))
-
-
-def _demand_size(item: QueueItem, found_octets: int) -> None:
-    if found_octets != item.size_octets:
-        raise StoreFailed(f"the content of {item.id_text} has {found_octets} octets instead of {item.size_octets}")
 
 
 def _work(db: sqlite3.Connection, batch: Sequence[Job[sqlite3.Connection]]) -> None:

@@ -23,6 +23,7 @@ from twisted.logger import Logger
 
 from mailgate.queue import lease as host
 from mailgate.queue import place, reads, recover
+from mailgate.queue.content import BLOCK_OCTETS, content
 from mailgate.queue.item import Lease, NewMessage, QueueItem, RecipientUpdate, queue_id_text
 from mailgate.queue.migrate import migrate
 from mailgate.queue.reads import Reader, StoredContent
@@ -303,7 +304,7 @@ class SqliteStore:
         opened: list[StoredContent] = []
 
         def question(db: sqlite3.Connection) -> StoredContent:
-            opened.append(StoredContent(*reads.content(db, self._spool_dir, item), self._run_blocking))
+            opened.append(StoredContent(*content(db, self._spool_dir, item), self._run_blocking))
             return opened[0]
 
         try:
@@ -371,7 +372,7 @@ class SqliteStore:
 
         def digest() -> str:
             hashed = sha256(message.prefix)
-            block = bytearray(reads.BLOCK_OCTETS)
+            block = bytearray(BLOCK_OCTETS)
             view = memoryview(block)
             with open(path, "rb", buffering=0) as file:
                 while count := file.readinto(block):

@@ -9,11 +9,13 @@ and nothing of the message is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
-
-from twisted.internet.defer import Deferred
+from typing import TYPE_CHECKING, Protocol
 
 from mailgate.queue.item import Content, Lease, NewMessage, QueueItem, RecipientUpdate
+
+if TYPE_CHECKING:
+    # The command line reads the queue and need not load Twisted for a name.
+    from twisted.internet.defer import Deferred
 
 
 class StoreFailed(Exception):

@@ -24,8 +24,7 @@ from mailgate.queue import rows
 from mailgate.queue.item import Lease, NewMessage, QueuedRecipient, QueueItem, RecipientUpdate
 from mailgate.queue.place import spool_name
 from mailgate.queue.schedule import due_ms, expires_ms
-
-_FINAL = "('completed', 'perm_fail')"
+from mailgate.queue.units import FINAL, units_wanted
 
 _LAPSED = """
 UPDATE unit SET lease_owner = NULL, lease_until = NULL WHERE lease_owner IS NOT NULL AND lease_until < ?
@@ -58,23 +57,7 @@ AND EXISTS (SELECT 1 FROM unit WHERE message_id = ? AND queue = ? AND lease_gen 
 _UPDATE_RECIPIENT = f"""
 UPDATE recipient SET state = ?, status_json = ?, queue = ?, schedule = ?, retry_due = ?, retry_num = ?,
     notify_due = ?, notify_num = ?, expires_kind = ?, expires_value = ?, dsn_sent = ?
-WHERE message_id = ? AND idx = ? AND (state NOT IN {_FINAL} OR state = ?)"""
-
-# What table unit must say of one message: schedule.due_ms and expires_ms, as the least of each queue.
-_UNITS_WANTED = f"""
-SELECT queue,
-    min(CASE
-        WHEN state IN {_FINAL} THEN :created
-        WHEN held_since IS NULL THEN nullif(min(
-            ifnull(retry_due, :never), ifnull(notify_due, :never),
-            CASE expires_kind WHEN 'ttl' THEN :created + expires_value ELSE :never END), :never)
-        END),
-    min(CASE WHEN state NOT IN {_FINAL} AND held_since IS NULL AND expires_kind = 'ttl'
-        THEN :created + expires_value END)
-FROM recipient WHERE message_id = :id AND (state NOT IN {_FINAL} OR NOT dsn_sent)
-GROUP BY queue"""
-
-_NEVER = 2**63 - 1
+WHERE message_id = ? AND idx = ? AND (state NOT IN {FINAL} OR state = ?)"""
 
 
 class Recorded(Enum):
@@ -196,12 +179,7 @@ class Tables:
                 " WHERE message_id = ? AND queue = ?",
                 (id_, lease.queue),
             )
-        wanted: dict[str, tuple[int | None, int | None]] = {
-            queue: (due, expires)
-            for queue, due, expires in self.db.execute(
-                _UNITS_WANTED, {"id": id_, "created": lease.item.created_ms, "never": _NEVER}
-            ).fetchall()
-        }
+        wanted = units_wanted(self.db, id_)
         idle: list[str] = []
         for queue, (_, owner, _, _) in units.items():
             if queue in wanted:

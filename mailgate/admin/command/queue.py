@@ -18,9 +18,9 @@ from mailgate.admin.selector import queue_id, selectors
 from mailgate.admin.settings import queue_of, settings_of
 from mailgate.decisions.explain import printable, timestamp
 from mailgate.mail.header import header_end
+from mailgate.queue.content import BLOCK_OCTETS, content
 from mailgate.queue.inspect import By, Group, Selection, group, in_attempt, read, select
 from mailgate.queue.item import ExpiresBy, QueuedRecipient, QueueItem, queue_id_text
-from mailgate.queue.reads import BLOCK_OCTETS, content
 
 _LIMIT = 100
 
