@@ -17,6 +17,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
+from mailgate.crash.point import ARMED, passed
 from mailgate.deliver.conversation import Conversation
 from mailgate.deliver.events import Emit
 from mailgate.deliver.nexthop import Candidate, HopFailure, NextHop
@@ -82,6 +83,8 @@ class Attempt:
         except CancelledError as cancelled:
             raise Interrupted(group.outcomes) from cancelled
         except StoreFailed as error:
+            if ARMED:
+                passed("X7")
             self.emit("queue.content-not-found", queueId=item.id_text, details=str(error))
             return group.rest(UNREADABLE)
         except Exception as error:
@@ -194,6 +197,8 @@ class _Group:
                 remoteIp=place.address,
                 remotePort=hop.port,
             )
+        if ARMED:
+            passed("D1")
         at = 0
         is_checked = False
         try:

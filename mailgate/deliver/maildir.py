@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 from twisted.logger import Logger
 
 from mailgate.config.schema.template import MaildirTemplate
+from mailgate.crash.point import ARMED, passed
 from mailgate.dns.name import ascii_name
 from mailgate.mail.path import Path
 from mailgate.mail.status import Delayed, Delivered, ErrorKind, Failed, Outcome, RecipientStatus, RemoteReply
@@ -171,10 +172,18 @@ class Copy:
     def finish(self) -> None:
         """Sync the file, move it to `new/`, sync that directory. Raises OSError."""
         self.write_raw(self._held)
+        if ARMED:
+            passed("L0")
         self.disk.fsync(self._fd)
         self._close()
+        if ARMED:
+            passed("L0")
         self.disk.rename(self._temporary, f"{self.maildir}/new/{self.name}")
+        if ARMED:
+            passed("L1")
         self._sync(f"{self.maildir}/new")
+        if ARMED:
+            passed("L1")
 
     def abandon(self) -> None:
         """Remove what was written so far; nothing when the copy is in `new/` or was not begun."""
@@ -273,6 +282,8 @@ class LocalDelivery:
             try:
                 await self._write(lease.item, copies, outcomes)
             except StoreFailed as fault:
+                if ARMED:
+                    passed("X7")
                 _log.error(
                     "{event}",
                     event="queue.content-not-found",

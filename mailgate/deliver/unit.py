@@ -19,6 +19,7 @@ from typing import Protocol
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
+from mailgate.crash.point import ARMED, passed
 from mailgate.deliver.attempt import Interrupted, Settle
 from mailgate.deliver.context import failed_scope, message_facts, recipient_scope
 from mailgate.deliver.hop import candidates
@@ -192,8 +193,11 @@ class UnitAttempt:
                     # The next hop's side of the program forgot one: delayed, never lost.
                     outcome = Delayed(_internal_error())
                 await self._apply(recipient, outcome)
-            if number != last and not await self._record(None, end=False):
-                return False
+            if number != last:
+                if not await self._record(None, end=False):
+                    return False
+                if ARMED:
+                    passed("D9")
         return True
 
     async def _groups(self, due: Sequence[QueuedRecipient], now_ms: int) -> list[tuple[Route, list[QueuedRecipient]]]:
@@ -375,6 +379,11 @@ class UnitAttempt:
         before = self._recipients[:], dict(self._updates)
         for update in marks:
             self._set(update)
+        if ARMED:
+            if dsn is not None:
+                passed("N1")
+            if end and all(recipient.state.is_final for recipient in self._recipients):
+                passed("F1")
         try:
             kept = await self._record(dsn, end)
         except StoreFailed:
@@ -382,6 +391,11 @@ class UnitAttempt:
             await self._record(None, end=False)
             return False
         if kept:
+            if ARMED:
+                if dsn is not None:
+                    passed("N2" if end else "N3")
+                if end:
+                    passed("D7")
             self._announce(dsn)
         return kept
 

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable
 from time import monotonic
 
+from mailgate.crash.point import ARMED, passed
 from mailgate.queue.item import queue_id_text
 from mailgate.queue.store import StoreFailed, StoreFull
 
@@ -158,6 +159,8 @@ class Space:
                 raise os_failure(error) from error
             self._looked = now
         if self._short is not None:
+            if ARMED:
+                passed("X6")
             raise StoreFull(f"less than {self._min_free_octets} octets are free at {self._short}")
 
 

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from mailgate.crash.point import ARMED, passed
 from mailgate.queue.item import Content
 from mailgate.queue.place import Space, os_failure, spool_name, sync_directory
 from mailgate.queue.store import StoreFailed
@@ -87,6 +88,8 @@ class FileSpool:
     def write(self, octets: bytes) -> Deferred[None] | None:
         """Take octets. A Deferred means: send no more before it fires; it never fails."""
         self._size += len(octets)
+        if ARMED:
+            passed("A0")
         room = HEAD_OCTETS - self._head_octets
         if room > 0:
             self._head.append(octets if len(octets) <= room else octets[:room])
@@ -218,6 +221,8 @@ class FileSpool:
                 done -= len(views.pop(0))
             if done:
                 views[0] = views[0][done:]
+        if ARMED:
+            passed("A0")
 
     def _create(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -237,7 +242,11 @@ class FileSpool:
             os.fsync(fd)
         finally:
             os.close(fd)
+        if ARMED:
+            passed("A1")
         sync_directory(os.path.dirname(self._path))
+        if ARMED:
+            passed("A2")
 
     def _remove(self) -> None:
         if self._fd is not None:

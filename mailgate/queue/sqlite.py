@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from mailgate.crash.point import ARMED, passed
 from mailgate.queue import lease as host
 from mailgate.queue import place, reads, recover
 from mailgate.queue.content import BLOCK_OCTETS, content
@@ -247,7 +248,10 @@ class SqliteStore:
         def change(tables: Tables) -> tuple[list[tuple[int, str]], list[Lease]]:
             return tables.lapse(boot), tables.claim(slots, now_ms, boot)
 
-        return _announced(await self._writer.submit(change))
+        leases = _announced(await self._writer.submit(change))
+        if ARMED and leases:
+            passed("S2")
+        return leases
 
     async def expired(self, now_ms: int, limit: int) -> list[Lease]:
         """Lease units with an open recipient past its time to live, whatever their queue, due time or free slots."""
@@ -261,7 +265,10 @@ class SqliteStore:
     async def renew(self, leases: Sequence[Lease]) -> set[int]:
         """Extend leases; answers the queue ids of those that are lost."""
         boot = self._boot_ms()
-        return await self._writer.submit(lambda tables: tables.renew(leases, boot))
+        lost = await self._writer.submit(lambda tables: tables.renew(leases, boot))
+        if ARMED and len(lost) < len(leases):
+            passed("S3")
+        return lost
 
     def record(
         self, lease: Lease, updates: Sequence[RecipientUpdate], dsn: NewMessage | None, end: bool
@@ -296,6 +303,8 @@ class SqliteStore:
         if done is Recorded.LEASE_LOST and dsn_file is not None:
             await self._remove_file(dsn_file)
         if done is Recorded.REMOVED and lease.item.spooled:
+            if ARMED:
+                passed("F2")
             await self._remove_file(lease.item.id)
         return _was_kept(done)
 
@@ -343,6 +352,8 @@ class SqliteStore:
             if old:
                 present = await self._reader.ask(partial(reads.messages_present, old))
                 for queue_id in set(old) - present:
+                    if ARMED:
+                        passed("F3")
                     await self._remove_file(queue_id)
                     removed += 1
         return removed

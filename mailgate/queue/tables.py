@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from hashlib import sha256
 
+from mailgate.crash.point import ARMED, passed
 from mailgate.queue import rows
 from mailgate.queue.item import Lease, NewMessage, QueuedRecipient, QueueItem, RecipientUpdate
 from mailgate.queue.place import spool_name
@@ -131,6 +132,8 @@ class Tables:
             if count > 0:
                 until = boot_ms + self._lease_ms
                 claimed += self.db.execute(_CLAIM, (self._owner, until, queue, queue, now_ms, count)).fetchall()
+        if ARMED and claimed:
+            passed("S1")
         return self._leases(claimed)
 
     def expired(self, now_ms: int, limit: int, boot_ms: int) -> list[Lease]:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from mailgate.crash.point import ARMED, passed, passing
 from mailgate.queue.item import NewMessage
 from mailgate.queue.place import Space, os_failure, sqlite_failure
 from mailgate.queue.store import StoreFailed
@@ -138,7 +139,12 @@ def _commit_together(tables: Tables, batch: Sequence[Job[Tables]]) -> bool:
             for job in batch:
                 if not isinstance(job, Insertion):
                     job.run(tables)
+        if ARMED and insertions:
+            passed("Q1")
+            passing("A3")
         tables.db.execute("COMMIT")
+        if ARMED and insertions:
+            passed("A4")
     except Exception:
         # Whatever it was, it is met again below, by the change it belongs to.
         _roll_back(tables.db)
@@ -164,6 +170,8 @@ def _commit_apart(tables: Tables, batch: Sequence[Job[Tables]]) -> None:
             db.execute("RELEASE change")
         if db.in_transaction:
             db.execute("COMMIT")
+            if ARMED and failures:
+                passed("A6")
         elif len(batch) > 1:
             # SQLite itself undid the whole transaction: as with a full disk.
             for job in batch:

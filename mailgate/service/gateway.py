@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from mailgate.admin.control_socket import CannotControl, ControlSocket
 from mailgate.config.load import Loaded
+from mailgate.crash.point import ARMED, passed
 from mailgate.listen.factory import ListenerFactory
 from mailgate.listen.sockets import CannotListen, allow_many_files
 from mailgate.queue.store import StoreFailed
@@ -179,6 +180,8 @@ class Gateway(Service):
             self.listeners.close()
             return
         _log.info("{event}", event="server.stopping")
+        if ARMED:
+            passed("X1")
         await self._end(self.reloader.in_use.settings.server.shutdown_grace.total_seconds())
         _log.info("{event}", event="server.stopped")
 
