@@ -12,7 +12,7 @@ import click
 
 from mailgate.admin.failure import Failed, Status
 from mailgate.expr.value import BadValue, read_duration
-from mailgate.queue.inspect import Selection, StateWord
+from mailgate.queue.selection import Selection, StateWord
 
 _ID = re.compile(r"[0-9a-fA-F]{1,16}")
 _MS = timedelta(milliseconds=1)

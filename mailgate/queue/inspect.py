@@ -1,11 +1,8 @@
-"""What operators ask of the queue: read-only, from any process, whether or not the daemon runs.
-
-A selection looks at recipients: a message is selected when one of its
-recipients meets everything that was asked. Contents are not looked at.
-"""
+"""What operators ask of the queue: read-only, from any process, whether or not the daemon runs."""
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -13,30 +10,16 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import quote
 
-from mailgate.mail.status import ErrorKind
 from mailgate.queue.item import QueueItem
 from mailgate.queue.lease import Owner, boot_ms
 from mailgate.queue.migrate import VERSION, version
 from mailgate.queue.place import StoreUnsuitable
-from mailgate.queue.rows import read_status
-from mailgate.queue.scope import error_text
+from mailgate.queue.selection import WAITS, Selection, Value, conditions, hits, sql_error_text
 from mailgate.queue.tables import items
 
 _BUSY_SECONDS = 5.0
-_PENDING = "recipient.state IN ('scheduled', 'temp_fail')"
-_WAITS = f"{_PENDING} AND recipient.held_since IS NULL"
 # The next delivery of a message; one that is held or over has none and stands last.
-_DUE = f"(SELECT min(retry_due) FROM recipient WHERE message_id = message.id AND {_WAITS})"
-
-
-class StateWord(Enum):
-    """The words a recipient's state is asked for with; a held one is only `held`."""
-
-    SCHEDULED = "scheduled"
-    HELD = "held"
-    TEMP_FAIL = "temp_fail"
-    PERM_FAIL = "perm_fail"
-    COMPLETED = "completed"
+_DUE = f"(SELECT min(retry_due) FROM recipient WHERE message_id = hit.id AND {WAITS})"
 
 
 class By(Enum):
@@ -45,36 +28,6 @@ class By(Enum):
     DOMAIN = "domain"
     ERROR = "error"
     QUEUE = "queue"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """Which recipients are asked for; what is None does not matter. Texts match in either case."""
-
-    ids: frozenset[int] | None = None
-    sender: str | None = None
-    """Part of the return path; `<>` is the null sender."""
-    rcpt: str | None = None
-    text: str | None = None
-    """Part of the return path or of any recipient."""
-    domain: str | None = None
-    queue: str | None = None
-    status: StateWord | None = None
-    before_ms: int | None = None
-    """Next delivery strictly before this moment."""
-    after_ms: int | None = None
-    created_before_ms: int | None = None
-    created_after_ms: int | None = None
-    error: str | None = None
-    """Part of the text of the last error."""
-
-    @property
-    def is_everything(self) -> bool:
-        """True when nothing was asked for."""
-        return self == _EVERYTHING
-
-
-_EVERYTHING = Selection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +56,7 @@ def connect_read_only(path: str) -> sqlite3.Connection:
         found = version(db)
         if found != VERSION:
             raise StoreUnsuitable(f"the queue's tables have version {found}, this program knows version {VERSION}")
-        db.create_function("error_text", 1, _error_text, deterministic=True)
+        db.create_function("error_text", 1, sql_error_text, deterministic=True)
     except BaseException:
         db.close()
         raise
@@ -111,19 +64,61 @@ def connect_read_only(path: str) -> sqlite3.Connection:
 
 
 def select(db: sqlite3.Connection, selection: Selection, limit: int | None, offset: int = 0) -> tuple[int, list[int]]:
-    """How many messages are selected, and the ids of some of them by next delivery."""
-    where, values = _where(selection)
-    total: int = db.execute(f"SELECT count(*) FROM message WHERE {where}", values).fetchone()[0]
-    found = db.execute(
-        f"SELECT id FROM message WHERE {where} ORDER BY {_DUE} IS NULL, {_DUE}, id LIMIT ? OFFSET ?",
+    """How many messages are selected, and the ids of some of them by next delivery; `match` is not looked at."""
+    if selection.is_everything:
+        # One walk through the recipients tells due and number at once.
+        found = f"SELECT message_id, min(CASE WHEN {WAITS} THEN retry_due END) FROM recipient GROUP BY 1"
+        values: list[Value] = []
+    else:
+        clauses, values = hits(selection)
+        found = f"SELECT id, {_DUE} FROM (SELECT DISTINCT recipient.message_id AS id {clauses}) AS hit"
+    rows = db.execute(
+        f"WITH hit (id, due) AS MATERIALIZED ({found})"
+        " SELECT count(*) FROM hit UNION ALL"
+        " SELECT id FROM (SELECT id FROM hit ORDER BY due IS NULL, due, id LIMIT ? OFFSET ?)",
         (*values, -1 if limit is None else limit, offset),
     ).fetchall()
-    return total, [id_ for (id_,) in found]
+    return rows[0][0], [id_ for (id_,) in rows[1:]]
+
+
+def by_due(db: sqlite3.Connection, ids: Iterable[int]) -> list[int]:
+    """These messages by next delivery, as `select` orders them."""
+    found = db.execute(
+        f"SELECT hit.value FROM json_each(?) AS hit ORDER BY {_DUE.replace('hit.id', 'hit.value')} IS NULL,"
+        f" {_DUE.replace('hit.id', 'hit.value')}, hit.value",
+        (json.dumps(list(ids)),),
+    )
+    return [id_ for (id_,) in found]
+
+
+def pick(
+    db: sqlite3.Connection, selection: Selection, after: int, until: int, messages: int
+) -> dict[int, frozenset[int]]:
+    """The selected recipients of the first so many messages with an id above `after` and up to `until`."""
+    clauses, values = hits(selection)
+    found: dict[int, set[int]] = {}
+    cursor = db.execute(
+        f"SELECT recipient.message_id, recipient.idx {clauses} AND recipient.message_id > ?"
+        " AND recipient.message_id <= ? ORDER BY recipient.message_id, recipient.idx",
+        (*values, after, until),
+    )
+    for id_, index in cursor:
+        if id_ not in found and len(found) >= messages:
+            break
+        found.setdefault(id_, set()).add(index)
+    cursor.close()
+    return {id_: frozenset(indexes) for id_, indexes in found.items()}
+
+
+def newest_id(db: sqlite3.Connection) -> int:
+    """The highest queue id; 0 in an empty queue."""
+    newest: int | None = db.execute("SELECT max(id) FROM message").fetchone()[0]
+    return newest or 0
 
 
 def group(db: sqlite3.Connection, selection: Selection, by: By) -> list[Group]:
     """The selected recipients by what they have in common, the largest group first."""
-    conditions, values = _conditions(selection)
+    where, values = conditions(selection)
     name = {
         # The domain is what follows the last "@": no domain holds one.
         By.DOMAIN: "replace(recipient.address, rtrim(recipient.address, replace(recipient.address, '@', '')), '')",
@@ -133,7 +128,7 @@ def group(db: sqlite3.Connection, selection: Selection, by: By) -> list[Group]:
     found = db.execute(
         f"SELECT {name} AS name, count(DISTINCT message.id), count(*), min(message.created)"
         f" FROM recipient JOIN message ON message.id = recipient.message_id"
-        f" WHERE {' AND '.join(conditions) or 'true'} GROUP BY 1 ORDER BY 3 DESC, 1",
+        f" WHERE {' AND '.join(where) or 'true'} GROUP BY 1 ORDER BY 3 DESC, 1",
         values,
     ).fetchall()
     return [Group(*row) for row in found]
@@ -162,77 +157,3 @@ def in_attempt(db: sqlite3.Connection, ids: Iterable[int]) -> set[tuple[int, str
             if alive[text]:
                 units.add((id_, queue))
     return units
-
-
-def _error_text(status_json: str | None) -> str:
-    if status_json is None:
-        return ""
-    status = read_status(status_json)
-    return "" if status.kind is ErrorKind.NONE else error_text(status)
-
-
-_Value = str | int
-
-
-def _where(selection: Selection) -> tuple[str, list[_Value]]:
-    if selection.is_everything:
-        return "true", []
-    conditions, values = _conditions(selection)
-    return (
-        f"EXISTS (SELECT 1 FROM recipient WHERE recipient.message_id = message.id AND {' AND '.join(conditions)})",
-        values,
-    )
-
-
-def _conditions(selection: Selection) -> tuple[list[str], list[_Value]]:
-    """What a recipient and its message must meet, as SQL."""
-    conditions: list[str] = []
-    values: list[_Value] = []
-
-    def demand(condition: str, *given: _Value) -> None:
-        conditions.append(condition)
-        values.extend(given)
-
-    if selection.ids is not None:
-        # An id is at most 63 bits in a table: a larger one is in none.
-        demand(f"message.id IN ({','.join(str(id_) for id_ in sorted(selection.ids) if id_ < 1 << 63)})")
-    if selection.sender == "<>":
-        demand("message.return_path = ''")
-    elif selection.sender is not None:
-        demand("instr(lower(message.return_path), ?) > 0", _lower(selection.sender))
-    if selection.rcpt is not None:
-        demand("instr(lower(recipient.address), ?) > 0", _lower(selection.rcpt))
-    if selection.text is not None:
-        text = _lower(selection.text)
-        demand(
-            "(instr(lower(message.return_path), ?) > 0 OR EXISTS (SELECT 1 FROM recipient AS other"
-            " WHERE other.message_id = message.id AND instr(lower(other.address), ?) > 0))",
-            text,
-            text,
-        )
-    if selection.domain is not None:
-        ending = "@" + selection.domain.lower()
-        demand("substr(recipient.address, ?) = ?", -len(ending), ending)
-    if selection.queue is not None:
-        demand("recipient.queue = ?", selection.queue)
-    if selection.status is StateWord.HELD:
-        demand(f"recipient.held_since IS NOT NULL AND {_PENDING}")
-    elif selection.status is not None:
-        demand("recipient.state = ?", selection.status.value)
-        demand(f"NOT (recipient.held_since IS NOT NULL AND {_PENDING})")
-    if selection.before_ms is not None:
-        demand(f"recipient.retry_due < ? AND {_WAITS}", selection.before_ms)
-    if selection.after_ms is not None:
-        demand(f"recipient.retry_due > ? AND {_WAITS}", selection.after_ms)
-    if selection.created_before_ms is not None:
-        demand("message.created < ?", selection.created_before_ms)
-    if selection.created_after_ms is not None:
-        demand("message.created > ?", selection.created_after_ms)
-    if selection.error is not None:
-        demand("instr(lower(coalesce(error_text(recipient.status_json), '')), ?) > 0", _lower(selection.error))
-    return conditions, values
-
-
-def _lower(text: str) -> str:
-    """In lower case as SQLite has it: ASCII only."""
-    return "".join(c.lower() if c.isascii() else c for c in text)

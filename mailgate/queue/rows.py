@@ -84,7 +84,7 @@ def recipient_row(message: NewMessage, recipient: QueuedRecipient) -> Row:
         recipient.queue,
         recipient.schedule,
         recipient.state._value_,
-        _status_text(recipient.status),
+        status_cell(recipient.status),
         recipient.retry_due_ms,
         recipient.retry_num,
         recipient.notify_due_ms,
@@ -101,7 +101,7 @@ def update_row(message_id: int, update: RecipientUpdate) -> Row:
     state = update.state._value_
     return (
         state,
-        _status_text(update.status),
+        status_cell(update.status),
         update.queue,
         update.schedule,
         update.retry_due_ms,
@@ -226,7 +226,8 @@ def _notify(text: str) -> Notify:
     return notify
 
 
-def _status_text(status: RecipientStatus | None) -> str | None:
+def status_cell(status: RecipientStatus | None) -> str | None:
+    """A status as it is kept in `status_json`."""
     if status is None:
         return None
     facts: dict[str, str | int] = {"entity": status.entity}

@@ -19,8 +19,9 @@ from mailgate.admin.settings import queue_of, settings_of
 from mailgate.decisions.explain import printable, timestamp
 from mailgate.mail.header import header_end
 from mailgate.queue.content import BLOCK_OCTETS, content
-from mailgate.queue.inspect import By, Group, Selection, group, in_attempt, read, select
+from mailgate.queue.inspect import By, Group, group, in_attempt, read, select
 from mailgate.queue.item import ExpiresBy, QueuedRecipient, QueueItem, queue_id_text
+from mailgate.queue.selection import Selection
 
 _LIMIT = 100
 
