@@ -22,17 +22,21 @@ export MAILGATE_HOME := $(CURDIR)
 
 .PHONY: venv run test check spec bench fuzz doc clean
 
-venv: .venv/locked
+venv: .venv/locked .venv/programs
 
 .venv/locked: requirements/lock.txt
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mailgate needs Python 3.11 or newer")'
 	@test -x $(BIN)/pip || /usr/bin/env $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-input --prefer-binary --use-pep517 --no-deps -r requirements/lock.txt
 	$(BIN)/pip check
-	@printf '#!/bin/sh\nMAILGATE_HOME="$${MAILGATE_HOME:-%s}" PYTHONPATH="%s" exec "%s/.venv/bin/python" -m mailgate.admin.main "$$@"\n' \
-	    "$(CURDIR)" "$(CURDIR)" "$(CURDIR)" > $(BIN)/mailgate
-	@chmod 755 $(BIN)/mailgate
 	@cp requirements/lock.txt $@
+
+.venv/programs: .venv/locked Makefile
+	@for program in mailgate:mailgate.admin.main mailq:mailgate.admin.mailq sendmail:mailgate.admin.sendmail.main; do \
+	    printf '#!/bin/sh\nMAILGATE_HOME="$${MAILGATE_HOME:-%s}" PYTHONPATH="%s" exec "%s/.venv/bin/python" -m %s "$$@"\n' \
+	        "$(CURDIR)" "$(CURDIR)" "$(CURDIR)" "$${program#*:}" > $(BIN)/$${program%%:*} && chmod 755 $(BIN)/$${program%%:*} || exit 1; \
+	done
+	@touch $@
 
 run: venv
 	@mkdir -p var/tls var/mail

@@ -12,6 +12,8 @@ class Status(IntEnum):
     NOTHING = 1
     """Ids or selectors were given and nothing matched; warnings under `--strict`."""
     USAGE = 64
+    DATA = 65
+    """What was handed in cannot be used: no recipient, or a bad one."""
     UNREACHABLE = 69
     """The daemon is needed and cannot be reached."""
     SOFTWARE = 70

@@ -22,8 +22,7 @@ from mailgate.admin.command.test import test
 from mailgate.admin.command.version import version
 from mailgate.admin.failure import Failed, Status
 from mailgate.admin.output import print_json
-
-DEFAULT_CONFIG = "/etc/mailgate/mailgate.toml"
+from mailgate.config.paths import DEFAULT_CONFIG
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,22 +5,17 @@ from __future__ import annotations
 import re
 import sqlite3
 import tomllib
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager
 
 from mailgate.admin.failure import Failed, Status
+from mailgate.admin.opened import queue_at
 from mailgate.config.error import ConfigErrors
 from mailgate.config.load import load
 from mailgate.config.schema.settings import Settings
 from mailgate.config.sources import written
 from mailgate.config.system import DEFAULT_CONTROL
-from mailgate.queue.inspect import connect_read_only
-from mailgate.queue.store import StoreFailed
 
 _MANAGEMENT = re.compile(r"(?ms)^\[management\].*?(?=^\[|\Z)|^management\.socket[ \t]*=[^\n]*$")
-
-# The file itself could be opened: then it is what SQLite keeps beside it.
-_PERMISSION = frozenset({"SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH", "SQLITE_READONLY_DIRECTORY"})
 
 
 def settings_of(config_file: str) -> Settings:
@@ -54,22 +49,6 @@ def _legible(config_file: str) -> dict[str, object]:
         return {}
 
 
-@contextmanager
-def queue_of(settings: Settings) -> Iterator[sqlite3.Connection]:
+def queue_of(settings: Settings) -> AbstractContextManager[sqlite3.Connection]:
     """The queue, open for reading; what goes wrong with it inside the block becomes `Failed`."""
-    path = settings.queue_file
-    try:
-        with closing(connect_read_only(path)) as db:
-            yield db
-    except FileNotFoundError:
-        raise Failed(Status.NOT_NOW, f"there is no queue at {path}") from None
-    except PermissionError as failure:
-        raise Failed(Status.PERMISSION, f"no permission to read {failure.filename or path}") from None
-    except OSError as failure:
-        raise Failed(Status.NOT_NOW, f"{failure.filename or path}: {failure.strerror}") from None
-    except sqlite3.Error as failure:
-        if getattr(failure, "sqlite_errorname", "") in _PERMISSION:
-            raise Failed(Status.PERMISSION, f"no permission for the files beside {path}") from None
-        raise Failed(Status.NOT_NOW, f"the queue {path} cannot be read: {failure}") from None
-    except StoreFailed as failure:
-        raise Failed(Status.NOT_NOW, str(failure)) from None
+    return queue_at(settings.queue_file)

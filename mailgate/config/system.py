@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 
 from mailgate.config.key import Derived, Effective
+from mailgate.config.paths import DEFAULT_CONTROL, DEFAULT_QUEUE, MAILDROP, system_hostname
 
-DEFAULT_QUEUE = "/var/spool/mailgate/queue.sqlite"
-DEFAULT_CONTROL = "/run/mailgate/control.sock"
-
-
-def _system_hostname(_: Effective) -> object:
-    name = socket.gethostname().strip().rstrip(".")
-    return name if name and all(c.isalnum() or c in "-._" for c in name) else "localhost"
+__all__ = ["DECISIONS", "DEFAULT_CONTROL", "DEFAULT_QUEUE", "DROP", "PARENT_DOMAIN", "SPOOL", "SYSTEM_HOSTNAME"]
 
 
 def _parent_domain(effective: Effective) -> object:
@@ -37,7 +31,8 @@ def _beside_queue(name: str) -> Derived:
     )
 
 
-SYSTEM_HOSTNAME = Derived("the system's host name", _system_hostname)
+SYSTEM_HOSTNAME = Derived("the system's host name", lambda _: system_hostname())
 PARENT_DOMAIN = Derived("`server.hostname` without its first label, where at least two labels remain", _parent_domain)
 SPOOL = _beside_queue("spool")
+DROP = _beside_queue(MAILDROP)
 DECISIONS = _beside_queue("decisions")

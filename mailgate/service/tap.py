@@ -16,11 +16,10 @@ from twisted.python import usage
 from mailgate import __version__
 from mailgate.config.error import ConfigErrors
 from mailgate.config.load import Loaded, load
+from mailgate.config.paths import DEFAULT_CONFIG
 from mailgate.service.build import Unbuildable, build
 from mailgate.service.gateway import Gateway
 from mailgate.service.log import LOG_FILE
-
-DEFAULT_CONFIG = "/etc/mailgate/mailgate.toml"
 
 # sysexits.h: EX_CONFIG.
 EX_CONFIG = 78

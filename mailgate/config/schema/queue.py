@@ -26,7 +26,7 @@ from mailgate.config.kind import (
 )
 from mailgate.config.schema.names import ID, IP_ID, QUEUE_NAME
 from mailgate.config.schema.template import MAILDIR, MaildirTemplate
-from mailgate.config.system import SPOOL
+from mailgate.config.system import DROP, SPOOL
 from mailgate.expr.choice import Choice
 from mailgate.expr.kind import NAME as NAME_OF
 from mailgate.expr.scope import Context
@@ -294,6 +294,7 @@ class QueueSettings:
         doc="Messages up to this size are kept in the database, larger ones in files.",
     )
     spool: str = key(PATH, default=SPOOL, doc="Directory of larger messages.")
+    maildrop: str = key(PATH, default=DROP, doc="Directory that `sendmail` puts messages into.")
     min_free: FreeSpace = key(
         FREE_SPACE,
         default=268435456,

@@ -1,0 +1,1 @@
+"""The program `sendmail`: mail from programs of this host."""
