@@ -6,6 +6,7 @@ from collections.abc import Container
 
 from mailgate.decisions.explain import timestamp
 from mailgate.mail.status import ErrorKind
+from mailgate.queue.inspect import Ordered, Orders
 from mailgate.queue.item import ExpiresBy, QueuedRecipient, QueueItem, State
 from mailgate.queue.scope import error_text
 
@@ -15,6 +16,9 @@ _WORDS = {
     State.TEMP_FAIL: "tempfail",
     State.PERM_FAIL: "permfail",
 }
+
+
+_NOTHING = Ordered()
 
 
 def state_word(recipient: QueuedRecipient) -> str:
@@ -32,12 +36,15 @@ def status_words(recipient: QueuedRecipient) -> str:
     return f"Error for {status.entity}: {error_text(status)}"
 
 
-def entry(message: QueueItem, leased: Container[tuple[int, str]]) -> dict[str, object]:
+def entry(message: QueueItem, leased: Container[tuple[int, str]], orders: Orders) -> dict[str, object]:
     """The entry object of a message; `leased` are the units (message, virtual queue) in an attempt."""
+    ordered = [orders.get((message.id, recipient.index), _NOTHING) for recipient in message.recipients]
+    progress_ms = max((each.progress_ms for each in ordered if each.progress_ms is not None), default=None)
     facts: dict[str, object] = {
         "id": message.id_text,
         "return_path": message.return_path,
         "created": timestamp(message.created_ms),
+        "progress": timestamp(message.created_ms if progress_ms is None else progress_ms),
         "size": message.size_octets,
         "source": message.source.value,
         "blob_hash": message.content_hash,
@@ -49,12 +56,13 @@ def entry(message: QueueItem, leased: Container[tuple[int, str]]) -> dict[str, o
     if message.env_id is not None:
         facts["env_id"] = message.env_id
     facts["recipients"] = [
-        _recipient(message, recipient, (message.id, recipient.queue) in leased) for recipient in message.recipients
+        _recipient(message, recipient, (message.id, recipient.queue) in leased, each)
+        for recipient, each in zip(message.recipients, ordered, strict=True)
     ]
     return facts
 
 
-def _recipient(message: QueueItem, recipient: QueuedRecipient, attempted: bool) -> dict[str, object]:
+def _recipient(message: QueueItem, recipient: QueuedRecipient, attempted: bool, ordered: Ordered) -> dict[str, object]:
     facts: dict[str, object] = {
         "address": recipient.address,
         "queue": recipient.queue,
@@ -74,10 +82,16 @@ def _recipient(message: QueueItem, recipient: QueuedRecipient, attempted: bool) 
             facts["attempts_left"] = max(recipient.expiry.value - recipient.retry_num, 0)
         if recipient.held:
             facts["held"] = True
+            if ordered.held_since_ms is not None:
+                facts["held_since"] = timestamp(ordered.held_since_ms)
+            if ordered.held_reason:
+                facts["held_reason"] = ordered.held_reason
         if attempted:
             facts["in_attempt"] = True
     if recipient.status is not None and recipient.status.kind is not ErrorKind.NONE:
         facts["last_error"] = recipient.status.kind.value
     if recipient.orcpt is not None:
         facts["orcpt"] = recipient.orcpt
+    if ordered.route is not None:
+        facts["route"] = ordered.route
     return facts

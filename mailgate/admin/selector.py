@@ -67,6 +67,7 @@ def selectors(command: Callable[..., int]) -> Callable[..., int]:
     @click.option("--older", metavar="DURATION", help="Messages older than this, such as 2d.")
     @click.option("--younger", metavar="DURATION", help="Messages younger than this.")
     @click.option("--error", metavar="TEXT", help="Part of the text of the last error.")
+    @click.option("--match", metavar="EXPR", help="An expression over the recipient, such as retry_num > 3.")
     @functools.wraps(command)
     def selecting(
         *args: object,
@@ -82,6 +83,7 @@ def selectors(command: Callable[..., int]) -> Callable[..., int]:
         older: str | None,
         younger: str | None,
         error: str | None,
+        match: str | None,
         **options: object,
     ) -> int:
         now_ms = time.time_ns() // 1_000_000
@@ -98,6 +100,7 @@ def selectors(command: Callable[..., int]) -> Callable[..., int]:
             created_before_ms=None if older is None else now_ms - _duration_ms(older),
             created_after_ms=None if younger is None else now_ms - _duration_ms(younger),
             error=error,
+            match=match,
         )
         return command(*args, selection=selection, **options)
 

@@ -81,6 +81,7 @@ class Wake:
         self._lanes: dict[str, _Lane] = {}
         self._running: dict[tuple[int, str], _Running] = {}
         self._is_open = False
+        self._is_paused = False
         self._is_scanning = False
         self._is_wanted = False
         self._last_scan = float("-inf")
@@ -115,10 +116,29 @@ class Wake:
         self._make_lanes()
         self._want_scan()
 
+    @property
+    def generation(self) -> Generation:
+        """What attempts that begin now go by."""
+        return self._generation
+
+    def pause(self) -> None:
+        """Begin no attempt any more; those under way go on, and what expires is still told."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Begin attempts again, at once with what is due."""
+        self._is_paused = False
+        self._want_scan()
+
     def slots(self, queue: str) -> int:
         """Attempts that a virtual queue may have at once."""
         lane = self._lanes.get(queue)
         return lane.limit if lane is not None else THREADS_OF_A_LOST_QUEUE
+
+    def free_slots(self, queue: str) -> int | None:
+        """Attempts that a virtual queue may begin now; None where nobody serves it."""
+        lane = self._lanes.get(queue)
+        return max(lane.limit - lane.running, 0) if lane is not None else None
 
     @property
     def running(self) -> int:
@@ -155,7 +175,7 @@ class Wake:
 
     def _want_scan(self) -> None:
         """Have a scan soon: now when the last one is a while ago, never two at a time."""
-        if not self._is_open or self._is_wanted:
+        if not self._is_open or self._is_wanted or self._is_paused:
             return
         self._is_wanted = True
         if not self._is_scanning:
@@ -177,6 +197,8 @@ class Wake:
             self._want_scan()
 
     async def _scan(self) -> None:
+        if self._is_paused:
+            return
         slots = {name: lane.limit - lane.running for name, lane in self._lanes.items() if lane.running < lane.limit}
         leases: list[Lease] = []
         if slots:
@@ -192,7 +214,7 @@ class Wake:
         for name, lane in self._lanes.items():
             # A lane without a free slot was not asked about.
             lane.has_more = taken.get(name, 0) >= slots.get(name, 0)
-        if self._is_open:
+        if self._is_open and not self._is_paused:
             for lease in leases:
                 self._begin(lease, self._lanes[lease.queue])
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from mailgate.queue.item import QueueItem
 from mailgate.queue.lease import Owner, boot_ms
 from mailgate.queue.migrate import VERSION, version
 from mailgate.queue.place import StoreUnsuitable
-from mailgate.queue.selection import WAITS, Selection, Value, conditions, hits, sql_error_text
+from mailgate.queue.selection import PENDING, WAITS, Selection, Value, conditions, hits, sql_error_text
 from mailgate.queue.tables import items
 
 _BUSY_SECONDS = 5.0
@@ -37,6 +37,36 @@ class Group:
     name: str
     messages: int
     recipients: int
+    oldest_ms: int
+    """When its oldest message was accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """What operators have said about a recipient, and when something last brought it nearer to its end."""
+
+    held_since_ms: int | None = None
+    held_reason: str | None = None
+    """Who holds it, and why."""
+    route: str | None = None
+    cancel_mark: str | None = None
+    """What the end of the attempt that runs will do with it."""
+    progress_ms: int | None = None
+    """None: nothing has happened since it was accepted."""
+
+
+Orders = Mapping[tuple[int, int], Ordered]
+"""By queue id and index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many open recipients a virtual queue has, by state."""
+
+    name: str
+    scheduled: int
+    held: int
+    temp_fail: int
     oldest_ms: int
     """When its oldest message was accepted."""
 
@@ -116,9 +146,14 @@ def newest_id(db: sqlite3.Connection) -> int:
     return newest or 0
 
 
-def group(db: sqlite3.Connection, selection: Selection, by: By) -> list[Group]:
-    """The selected recipients by what they have in common, the largest group first."""
+def group(
+    db: sqlite3.Connection, selection: Selection, by: By, only: Mapping[int, frozenset[int]] | None = None
+) -> list[Group]:
+    """The selected recipients by what they have in common, the largest group first; `only` leaves some of them."""
     where, values = conditions(selection)
+    if only is not None:
+        where.append("(recipient.message_id, recipient.idx) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))")
+        values.append(json.dumps([(id_, index) for id_, indexes in only.items() for index in indexes]))
     name = {
         # The domain is what follows the last "@": no domain holds one.
         By.DOMAIN: "replace(recipient.address, rtrim(recipient.address, replace(recipient.address, '@', '')), '')",
@@ -134,10 +169,32 @@ def group(db: sqlite3.Connection, selection: Selection, by: By) -> list[Group]:
     return [Group(*row) for row in found]
 
 
+def counts(db: sqlite3.Connection) -> list[Counts]:
+    """Every virtual queue that has open recipients."""
+    # Queue ids ascend with time: looking at every message would cost as much again.
+    found = db.execute(
+        "SELECT queue, scheduled, held, temp_fail, (SELECT created FROM message WHERE id = oldest)"
+        " FROM (SELECT queue, sum(held_since IS NULL AND state = 'scheduled') AS scheduled,"
+        " sum(held_since IS NOT NULL) AS held, sum(held_since IS NULL AND state = 'temp_fail') AS temp_fail,"
+        f" min(message_id) AS oldest FROM recipient WHERE {PENDING} GROUP BY queue) ORDER BY queue"
+    )
+    return [Counts(*row) for row in found]
+
+
 def read(db: sqlite3.Connection, ids: Sequence[int]) -> list[QueueItem]:
     """The messages of these ids, in this order; those that have left the queue meanwhile are left out."""
     found = items(db, ids)
     return [found[id_] for id_ in ids if id_ in found]
+
+
+def orders(db: sqlite3.Connection, ids: Iterable[int]) -> dict[tuple[int, int], Ordered]:
+    """What operators have said about the recipients of these messages."""
+    found = db.execute(
+        "SELECT message_id, idx, held_since, held_reason, route_override, cancel_mark, progress FROM recipient"
+        " WHERE message_id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(ids)),),
+    )
+    return {(id_, index): Ordered(*facts) for id_, index, *facts in found}
 
 
 def in_attempt(db: sqlite3.Connection, ids: Iterable[int]) -> set[tuple[int, str]]:

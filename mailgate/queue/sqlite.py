@@ -27,6 +27,7 @@ from mailgate.queue import place, reads, recover
 from mailgate.queue.content import BLOCK_OCTETS, content
 from mailgate.queue.item import Lease, NewMessage, QueueItem, RecipientUpdate, queue_id_text
 from mailgate.queue.migrate import migrate
+from mailgate.queue.operate import Change, Order, Picked, carry_out
 from mailgate.queue.reads import Reader, StoredContent
 from mailgate.queue.spool import FileSpool, RunBlocking
 from mailgate.queue.store import ContentReader, StoreFailed
@@ -340,6 +341,32 @@ class SqliteStore:
     async def get(self, queue_id: int) -> QueueItem | None:
         """One queued message."""
         return (await self._reader.ask(lambda db: items(db, (queue_id,)))).get(queue_id)
+
+    # --- operators ------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        """The database: whoever asks for much opens it for himself, so that delivery need not wait."""
+        return self._path
+
+    async def operate(self, order: Order, picked: Picked) -> Sequence[Change]:
+        """Carry an operator's order out, in one transaction: pick so few that new mail does not wait for it."""
+        now_ms = self._wall_ms()
+        changes = await self._writer.submit(lambda tables: carry_out(tables.db, order, picked, now_ms))
+        for change in changes:
+            if change.spooled:
+                await self._remove_file(change.id)
+        return changes
+
+    async def set_flag(self, name: str, value: str | None) -> None:
+        """Keep a word about the whole queue, for every process of it; None forgets it."""
+
+        def change(tables: Tables) -> None:
+            tables.db.execute("DELETE FROM flag WHERE name = ?", (name,))
+            if value is not None:
+                tables.db.execute("INSERT INTO flag (name, value) VALUES (?, ?)", (name, value))
+
+        await self._writer.submit(change)
 
     # --- spool files --------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class Commands:
 
     async def reload(self, request: Request, caller: Caller) -> Answer:
         """Read the configuration again; 78 with the report when it is refused."""
-        self._right_daemon(request)
+        self.right_daemon(request)
         try:
             in_use = await self._reloader.reload(f"uid:{caller.uid}")
         except Refused as refused:
@@ -63,7 +63,7 @@ class Commands:
             },
         )
 
-    def _right_daemon(self, request: Request) -> None:
+    def right_daemon(self, request: Request) -> None:
         """A file that does not say where its socket is must not reload the daemon of another."""
         asked = request.arguments.get("config")
         if isinstance(asked, str) and os.path.realpath(asked) != os.path.realpath(self._reloader.file):

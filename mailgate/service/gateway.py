@@ -13,6 +13,7 @@ import atexit
 import os
 import signal
 import sys
+import time
 from types import FrameType
 
 from twisted.application.service import Service
@@ -26,9 +27,10 @@ from mailgate.crash.point import ARMED, passed
 from mailgate.listen.factory import ListenerFactory
 from mailgate.listen.sockets import CannotListen, allow_many_files
 from mailgate.queue.store import StoreFailed
-from mailgate.service.build import Program
+from mailgate.service.build import Program, blocking
 from mailgate.service.commands import Commands
 from mailgate.service.listeners import Listeners
+from mailgate.service.queue_commands import QueueCommands
 from mailgate.service.reload import Refused, Reloader, settle_memory
 
 _log = Logger(namespace="mailgate.service")
@@ -76,7 +78,16 @@ class Gateway(Service):
         self.listeners = Listeners(program.reactor)
         self.reloader = Reloader(program, self.listeners, loaded, file)
         commands = Commands(self.reloader, self.listeners, program.wake)
-        self._control = ControlSocket(loaded.settings.management.socket, commands.table(), program.reactor)
+        self._queue_commands = QueueCommands(
+            program.store,
+            program.wake,
+            lambda: self.reloader.in_use.settings,
+            commands.right_daemon,
+            blocking(program.reactor),
+            lambda: time.time_ns() // 1_000_000,
+        )
+        table = {**commands.table(), **self._queue_commands.table()}
+        self._control = ControlSocket(loaded.settings.management.socket, table, program.reactor)
         self._wants_reload = False
         self._is_started = False
         self._starting: Deferred[None] | None = None
@@ -117,6 +128,7 @@ class Gateway(Service):
     async def _start(self) -> None:
         program = self.program
         await program.store.start()
+        await self._queue_commands.start()
         self._control.start()
         if program.ring is not None:
             program.ring.start()

@@ -11,6 +11,7 @@ from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
 from mailgate.queue.item import Content, ExpiresBy, Expiry, NewMessage, QueuedRecipient, Source, State
 from mailgate.queue.lease import Owner, boot_ms
 from mailgate.queue.migrate import migrate
+from mailgate.queue.pause import Pause, PauseOf
 from mailgate.queue.sqlite import connect
 from mailgate.queue.tables import Tables
 
@@ -149,6 +150,7 @@ def test_by_next_delivery_with_what_waits_for_nothing_last(filled, capsysbinary)
     assert listed(capsysbinary) == (0, [B, C, A, D], 4)
 
 
+@pytest.mark.spec("OUT-186", "OUT-270")
 @pytest.mark.parametrize(
     ("selector", "ids"),
     [
@@ -186,6 +188,7 @@ def test_selectors(filled, capsysbinary, selector, ids):
     assert listed(capsysbinary, *selector) == (0 if ids else 1, ids, len(ids))
 
 
+@pytest.mark.spec("OUT-186")
 def test_limit_and_offset_do_not_change_the_total(filled, capsysbinary):
     assert listed(capsysbinary, "--limit", "2", "--offset", "1") == (0, [C, A], 4)
     assert listed(capsysbinary, "--limit", "0") == (0, [], 4)
@@ -197,6 +200,7 @@ def test_nothing_in_the_queue_is_no_failure(empty, capsysbinary):
     assert (status, out) == (0, "The queue has no such message\n")
 
 
+@pytest.mark.spec("OUT-187")
 def test_the_entry_object(filled, capsysbinary):
     _, out, _ = run(capsysbinary, "show", "192ABCDEF01", "--json")
     facts = json.loads(out)
@@ -205,6 +209,7 @@ def test_the_entry_object(filled, capsysbinary):
     assert len(created) == len("2026-01-31T12:00:00.000Z")
     first, second = facts.pop("recipients")
     assert facts.pop("blob_hash")
+    assert facts.pop("progress") == created
     assert facts == {
         "id": "00000192abcdef01",
         "return_path": "John@A.test",
@@ -231,6 +236,27 @@ def test_the_entry_object(filled, capsysbinary):
     }
 
 
+@pytest.mark.spec("OUT-187")
+def test_what_operators_said_is_in_the_entry(filled, capsysbinary):
+    change = (
+        "UPDATE recipient SET held_since = 1000, held_reason = 'olga: odd', route_override = 'hop', progress = 5000"
+    )
+    db = sqlite3.connect(f"{filled}/queue.sqlite")
+    db.execute(f"{change} WHERE message_id = ?", (C,))
+    db.commit()
+    db.close()
+    facts = json.loads(run(capsysbinary, "show", "192abcdef03", "--json")[1])
+    assert facts["progress"] == "1970-01-01T00:00:05.000Z"
+    (found,) = facts["recipients"]
+    assert "next_retry" not in found
+    assert (found["held"], found["route"]) == (True, "hop")
+    assert (found["held_since"], found["held_reason"]) == ("1970-01-01T00:00:01.000Z", "olga: odd")
+    shown = run(capsysbinary, "show", "192abcdef03")[1]
+    assert "Held          since 1970-01-01 00:00:01Z, olga: odd\n" in shown
+    assert "Route         hop, by an operator\n" in shown
+
+
+@pytest.mark.spec("OUT-187")
 def test_optional_members_of_a_recipient(filled, capsysbinary):
     def only(id):
         return json.loads(run(capsysbinary, "show", id, "--json")[1])["recipients"][0]
@@ -460,3 +486,76 @@ def test_reading_changes_nothing(filled, capsysbinary):
     for arguments in (["list"], ["list", "--by", "error"], ["show", "192abcdef01"]):
         run(capsysbinary, *arguments)
     assert {name: octets for name, octets in state().items() if octets} == {n: o for n, o in before.items() if o}
+
+
+# --- expressions ---------------------------------------------------------------------------
+
+
+def test_an_expression_selects_recipients(filled, capsysbinary):
+    assert listed(capsysbinary, "--match", "last_error == 'dns' && retry_num > 1") == (0, [A], 1)
+    _, out, _ = run(capsysbinary, "list", "--match", "rcpt_domain == 'b.test'", "--limit", "1", "--json")
+    document = json.loads(out)
+    assert (document["total"], [int(item["id"], 16) for item in document["items"]]) == (2, [C])
+    _, out, _ = run(capsysbinary, "list", "--match", "retry_num > 0", "--by", "queue", "--json")
+    assert [(each["name"], each["recipients"]) for each in json.loads(out)["groups"]] == [("dsn", 1), ("remote", 1)]
+    assert run(capsysbinary, "list", "--match", "false")[0] == 1
+
+
+def test_an_expression_with_a_mistake_is_told(filled, capsysbinary):
+    status, _, err = run(capsysbinary, "list", "--match", "retry_nmu > 1")
+    assert (status, "retry_num" in err, "column 1" in err) == (64, True, True)
+
+
+def test_what_an_expression_cannot_know_is_left_out_and_said(filled, capsysbinary):
+    status, out, err = run(capsysbinary, "list", "--match", "dns_query('a.test', 'mx') != ''", "--json")
+    assert (status, json.loads(out)["total"]) == (1, 0)
+    assert "5 recipients were left out" in err
+
+
+# --- pauses and counts ---------------------------------------------------------------------
+
+
+def pause(place, scope, owner):
+    text = Pause(NOW, "olga", "upgrade", owner).text()
+    db = sqlite3.connect(f"{place}/queue.sqlite")
+    db.execute("INSERT INTO flag VALUES (?, ?)", (scope.flag, text))
+    db.commit()
+    db.close()
+
+
+@pytest.mark.spec("OUT-266", "OUT-269")
+def test_status_counts_open_recipients_by_queue(filled, capsysbinary):
+    status, out, _ = run(capsysbinary, "status", "--json")
+    document = json.loads(out)
+    oldest = [each.pop("oldest") for each in document["queues"].values()]
+    assert status == 0
+    assert document == {
+        "running": True,
+        "daemon": False,
+        "queues": {
+            "dsn": {"scheduled": 0, "held": 0, "temp_fail": 1},
+            "remote": {"scheduled": 1, "held": 1, "temp_fail": 1},
+        },
+        "suspensions": [],
+    }
+    assert all(moment.endswith("Z") for moment in oldest)
+    text = run(capsysbinary, "status")[1]
+    assert text.startswith("Running\nThe daemon cannot be reached")
+
+
+def test_a_pause_of_the_cluster_outlives_its_daemon_and_that_of_a_node_does_not(filled, capsysbinary):
+    gone = Owner("another-boot", 1, 1)
+    pause(filled, PauseOf.NODE, gone.text)
+    assert json.loads(run(capsysbinary, "status", "--json")[1])["running"]
+    pause(filled, PauseOf.CLUSTER, gone.text)
+    assert not json.loads(run(capsysbinary, "list", "--json")[1])["running"]
+    out = run(capsysbinary, "status")[1]
+    assert "Paused for the cluster since" in out
+    assert "by olga: upgrade" in out
+    assert "node" not in out
+
+
+def test_a_pause_of_a_node_counts_while_its_daemon_lives(filled, capsysbinary):
+    pause(filled, PauseOf.NODE, Owner.this_process().text)
+    assert not json.loads(run(capsysbinary, "status", "--json")[1])["running"]
+    assert run(capsysbinary, "list")[1].endswith("Paused: mailgate queue status\n")

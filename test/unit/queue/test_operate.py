@@ -220,7 +220,6 @@ def test_a_cancel_that_tells_leaves_the_word_to_the_next_claim(queue):
     assert queue.unit(1) == (NOW_MS, None)
 
 
-@pytest.mark.spec("OUT-193")
 @pytest.mark.parametrize(("notify", "mark"), [(False, "cancel"), (True, "notify")])
 def test_during_an_attempt_a_cancel_is_a_mark(queue, notify, mark):
     queue.add(1, waiting(0), waiting(1, queue="slow"))
@@ -255,7 +254,6 @@ def test_during_an_attempt_a_drop_marks_every_open_recipient(queue):
     assert [row.cancel_mark for row in queue.rows()] == ["drop", "drop", None]
 
 
-@pytest.mark.spec("OUT-273")
 def test_a_route_is_set_and_given_back_and_waits_unless_it_shall_not(queue):
     queue.add(1, waiting(0), waiting(1))
     queue.order(Action.REROUTE, {1: frozenset({0})}, route="backup")

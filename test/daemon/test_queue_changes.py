@@ -1,0 +1,261 @@
+"""`mailgate queue retry, hold, release, reroute, cancel, drop` against a running gateway."""
+
+import contextlib
+import getpass
+import json
+import re
+import smtplib
+import sqlite3
+import uuid
+
+import pytest
+from support.daemon import Gateway, settle
+from support.ports import free_port, wait_until
+from support.queue_invariants import violations
+from support.sink import NextHop
+
+# What is for `wait.test` and its kin finds nobody at its port and waits for an hour.
+CONFIG = """
+[session.rcpt]
+relay = true
+[queue.strategy]
+route = [ {{ if = "is_local_domain('*', rcpt_domain)", then = "'local'" }}, {{ else = "'nobody'" }} ]
+schedule = [ {{ if = "rcpt_domain == 'slow.test'", then = "'slow'" }}, {{ else = "'hourly'" }} ]
+[queue.virtual.slow]
+threads-per-node = 3
+[queue.schedule.hourly]
+queue-name = "default"
+retry = "1h"
+expire = "2d"
+[queue.schedule.slow]
+queue-name = "slow"
+retry = "1h"
+expire = "2d"
+[queue.route.nobody]
+type = "relay"
+address = "127.0.0.1"
+port = {closed}
+tls.implicit = false
+[queue.route.hop]
+type = "relay"
+address = "127.0.0.1"
+port = {open}
+tls.implicit = false
+"""
+
+
+@pytest.fixture(scope="module")
+def hop():
+    with NextHop() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory, authority, hop):
+    changes = CONFIG.format(closed=free_port(), open=hop.port)
+    with Gateway(tmp_path_factory.mktemp("changes"), authority, changes=(changes,)) as daemon:
+        yield daemon
+        assert violations(str(daemon.queue_path), str(daemon.directory / "spool")) == []
+
+
+@pytest.fixture(autouse=True)
+def empty(gateway):
+    yield
+    done = gateway.command("queue", "drop", "--all")
+    assert done.returncode == 0, done.stderr
+    gateway.wait_queue_empty()
+
+
+def send(gateway, *recipients, sender="jane@foobar.org", wait=True):
+    """Hand a message in and wait until its first attempt has failed; its queue id."""
+    token = uuid.uuid4().hex
+    with smtplib.SMTP("127.0.0.1", gateway.port("smtp"), timeout=20) as client:
+        client.ehlo("client.test")
+        client.mail(sender)
+        for recipient in recipients:
+            assert client.rcpt(recipient)[0] == 250
+        code, text = client.data(f"Subject: {token}\r\n\r\nhi\r\n")
+    assert code == 250
+    id_ = re.search(r"queued with id ([0-9a-f]+)", text.decode())[1].zfill(16)
+    if wait:
+        wait_until(lambda: all(row["state"] == "temp_fail" for row in rows(gateway, id_)), 20, "the first attempt")
+        wait_until(lambda: leased(gateway, id_) == 0, 20, "the end of the first attempt")
+    return id_
+
+
+def rows(gateway, id_):
+    with contextlib.closing(sqlite3.connect(f"file:{gateway.queue_path}?mode=ro", uri=True, timeout=10)) as db:
+        db.row_factory = sqlite3.Row
+        return [dict(row) for row in db.execute("SELECT * FROM recipient WHERE message_id = ?", (int(id_, 16),))]
+
+
+def leased(gateway, id_):
+    with contextlib.closing(sqlite3.connect(f"file:{gateway.queue_path}?mode=ro", uri=True, timeout=10)) as db:
+        asked = "SELECT count(*) FROM unit WHERE lease_owner IS NOT NULL AND message_id = ?"
+        return db.execute(asked, (int(id_, 16),)).fetchone()[0]
+
+
+def change(gateway, *arguments, status=0):
+    """The document of `mailgate queue ARGUMENTS --json`."""
+    done = gateway.command("queue", *arguments, "--json")
+    assert done.returncode == status, (done.stdout, done.stderr)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.spec("OUT-188", "OUT-269", "OUT-283")
+def test_a_retry_wakes_the_scheduler_and_is_an_event(gateway, hop):
+    id_ = send(gateway, "a@wait.test")
+    due = rows(gateway, id_)[0]["retry_due"]
+    found = change(gateway, "retry", id_.upper().lstrip("0"), "--reason", "they are back")
+    assert found == {"matched": 1, "changed": 1, "ids": [id_]}
+    wait_until(lambda: rows(gateway, id_)[0]["retry_num"] == 2, 10, "the second attempt")
+    assert rows(gateway, id_)[0]["retry_due"] > due
+    (event,) = [line for line in gateway.log_text().splitlines() if "queue.operator" in line and id_ in line]
+    assert f"action=retry actor={getpass.getuser()}" in event
+    assert "they are back" in event
+
+
+def test_a_retry_can_be_put_off_to_another_time(gateway):
+    id_ = send(gateway, "a@wait.test")
+    change(gateway, "retry", id_, "--at", "2027-06-01T12:00:00Z")
+    row = rows(gateway, id_)[0]
+    assert row["retry_due"] == 1811851200000
+    assert (row["expires_kind"], row["expires_value"]) == ("attempts", 1 + 10)
+
+
+def test_a_route_is_taken_from_the_configuration_in_use(gateway):
+    first, second = send(gateway, "a@wait.test"), send(gateway, "b@wait.test")
+    done = gateway.command("queue", "reroute", first, "--route", "nosuch")
+    assert (done.returncode, "nosuch" in done.stderr, "nobody" in done.stderr) == (64, True, True)
+    assert rows(gateway, first)[0]["route_override"] is None
+    change(gateway, "reroute", first, second, "--route", "hop")
+    assert [rows(gateway, id_)[0]["route_override"] for id_ in (first, second)] == ["hop", "hop"]
+    shown = json.loads(gateway.command("queue", "show", first, "--json").stdout)
+    assert shown["recipients"][0]["route"] == "hop"
+    change(gateway, "reroute", second, "--clear")
+    assert rows(gateway, second)[0]["route_override"] is None
+
+
+@pytest.mark.spec("OUT-190", "OUT-270", "OUT-274", "OUT-192")
+def test_a_cancel_ends_who_matches_and_tells_nobody(gateway):
+    before = len(gateway.maildir("jane", "foobar.org"))
+    id_ = send(gateway, "a@wait.test", "b@slow.test", "c@wait.test")
+    other = send(gateway, "d@wait.test")
+    found = change(gateway, "cancel", "-d", "slow.test", "--sender", "jane@")
+    assert found == {"matched": 1, "changed": 1, "ids": [id_]}
+    states = {row["address"]: row["state"] for row in rows(gateway, id_)}
+    assert states == {"a@wait.test": "temp_fail", "b@slow.test": "perm_fail", "c@wait.test": "temp_fail"}
+    change(gateway, "cancel", id_)
+    assert rows(gateway, id_) == []
+    assert len(rows(gateway, other)) == 1
+    settle()
+    assert len(gateway.maildir("jane", "foobar.org")) == before
+    assert f"delivery.completed queueId={id_}" in gateway.log_text()
+
+
+@pytest.mark.spec("OUT-274")
+def test_a_cancel_that_notifies_writes_one_failure_dsn(gateway):
+    before = len(gateway.maildir("jane", "foobar.org"))
+    id_ = send(gateway, "a@wait.test", "c@wait.test")
+    assert change(gateway, "cancel", id_, "--notify")["changed"] == 2
+    (dsn,) = gateway.wait_mail("jane", "foobar.org", before + 1)[before:]
+    assert dsn.count(b"Action: failed") == 2
+    assert b"Delivery canceled." in dsn
+    wait_until(lambda: rows(gateway, id_) == [], 10, "the end of the message")
+    settle()
+    assert len(gateway.maildir("jane", "foobar.org")) == before + 1
+
+
+@pytest.mark.spec("OUT-274")
+def test_a_drop_removes_the_message_at_once(gateway):
+    before = len(gateway.maildir("jane", "foobar.org"))
+    id_ = send(gateway, "a@wait.test", "b@slow.test")
+    assert change(gateway, "drop", "--rcpt", "a@wait.test") == {"matched": 1, "changed": 1, "ids": [id_]}
+    assert rows(gateway, id_) == []
+    settle()
+    assert len(gateway.maildir("jane", "foobar.org")) == before
+
+
+@pytest.mark.spec("OUT-195")
+@pytest.mark.parametrize("command", ["retry", "hold", "release", "reroute", "cancel", "drop"])
+def test_without_a_selector_nothing_is_changed(gateway, command):
+    route = ["--clear"] if command == "reroute" else []
+    assert change(gateway, command, *route, status=64)["error"]["code"] == 64
+    assert change(gateway, command, *route, "--all") == {"matched": 0, "changed": 0, "ids": []}
+
+
+@pytest.mark.spec("OUT-271")
+@pytest.mark.parametrize(
+    "arguments", [["retry"], ["hold"], ["reroute", "--route", "hop"], ["cancel"], ["cancel", "--notify"], ["drop"]]
+)
+def test_a_dry_run_counts_what_the_real_one_changes(gateway, arguments):
+    send(gateway, "a@wait.test", "b@slow.test")
+    send(gateway, "c@wait.test")
+    command, *options = arguments
+    with contextlib.closing(sqlite3.connect(f"file:{gateway.queue_path}?mode=ro", uri=True)) as db:
+        before = db.execute("SELECT * FROM recipient").fetchall()
+        thought = change(gateway, command, *options, "-d", "wait.test", "--dry-run")
+        assert db.execute("SELECT * FROM recipient").fetchall() == before
+    assert thought.pop("dry_run") is True
+    assert thought == change(gateway, command, *options, "-d", "wait.test")
+    assert thought["matched"] == 2
+
+
+@pytest.mark.spec("OUT-268")
+def test_what_is_not_there_is_status_one_and_named(gateway):
+    id_ = send(gateway, "a@wait.test")
+    done = gateway.command("queue", "hold", "1234", "-d", "wait.test")
+    assert (done.returncode, done.stderr) == (1, "0000000000001234: nothing matched\n")
+    done = gateway.command("queue", "hold", "1234", id_)
+    assert done.returncode == 0
+    assert done.stdout == "1 recipient of 1 message held\n"
+    assert done.stderr == "0000000000001234: nothing matched\n"
+    assert gateway.command("queue", "hold", "xyz").returncode == 64
+    assert gateway.command("queue", "retry", id_, "--at", "yesterday").returncode == 64
+
+
+def test_an_expression_picks_recipients(gateway):
+    id_ = send(gateway, "a@wait.test", "b@slow.test")
+    found = change(
+        gateway, "hold", "--match", "queue_name == 'slow' && retry_num == 1 && sender_domain == 'foobar.org'"
+    )
+    assert (found["changed"], found["ids"]) == (1, [id_])
+    assert [row["address"] for row in rows(gateway, id_) if row["held_since"]] == ["b@slow.test"]
+    done = gateway.command("queue", "hold", "--match", "qeue_name == 'slow'")
+    assert (done.returncode, "queue_name" in done.stderr) == (64, True)
+    done = gateway.command("queue", "hold", "--match", "key_exists('no' + 'such', rcpt)")
+    assert done.returncode == 1
+    assert "2 recipients were left alone" in done.stderr
+    assert "nosuch" in done.stderr
+
+
+def test_what_is_no_order_is_refused_by_the_daemon_itself(gateway):
+    from mailgate.admin.control import Request, ask
+
+    path = str(gateway.directory / "control.sock")
+    id_ = send(gateway, "a@wait.test")
+    for arguments, told in (
+        ({}, "Action"),
+        ({"action": "drop", "selection": {}}, "--all"),
+        ({"action": "drop", "selection": {"colour": "red"}}, "colour"),
+        ({"action": "drop", "selection": {"ids": ["x"]}}, "numbers"),
+        ({"action": "drop", "selection": {"before_ms": 1e9}}, "before_ms"),
+        ({"action": "retry", "selection": {"domain": "x"}, "at": 1 << 70}, "at"),
+    ):
+        answer = ask(path, Request("queue.change", arguments))
+        assert answer.status == 64
+        assert told in answer.text
+    assert len(rows(gateway, id_)) == 1
+
+
+@pytest.mark.spec("OUT-267", "OUT-269")
+def test_without_the_daemon_changes_end_with_69_and_change_nothing(gateway, tmp_path):
+    id_ = send(gateway, "a@wait.test")
+    config = tmp_path / "other.toml"
+    config.write_text(gateway.config.read_text().replace("control.sock", "nobody.sock"))
+    before = rows(gateway, id_)
+    for command in (["retry"], ["hold"], ["release"], ["reroute", "--clear"], ["cancel"], ["drop"]):
+        done = gateway.command("--config", str(config), "queue", *command, id_, "--json")
+        assert done.returncode == 69
+        assert json.loads(done.stdout)["error"]["code"] == 69
+    assert rows(gateway, id_) == before
