@@ -22,6 +22,7 @@ from mailgate.config.schema.certificate import CertificateSettings
 from mailgate.config.schema.directory import PrincipalSettings
 from mailgate.config.schema.queue import (
     LocalRouteSettings,
+    QuotaSettings,
     RelayAuthSettings,
     ScheduleSettings,
     TlsSettings,
@@ -76,6 +77,7 @@ class _Check:
         self._certificates()
         self._schedules()
         self._routes()
+        self._quotas()
         self._trust_files()
         self._lists()
         self._principals()
@@ -215,6 +217,23 @@ class _Check:
                 ("queue", "route", "local"),
                 "local domains can reach the built-in route, which has no maildir: their mail will be delayed",
             )
+
+    def _quotas(self) -> None:
+        for path, quota in self._built(QuotaSettings):
+            if quota.messages is None and quota.size is None:
+                self._wrong(path, "the quota limits nothing", "write messages = ... or size = ..., or both")
+            if "enable" not in self._given(path):
+                self._warn((*path, "enable"), "the key is missing: the quota is enforced")
+
+    def _given(self, path: Path) -> Mapping[str, object]:
+        """The table at `path` as it is written."""
+        value: object = self._tree
+        for step in path:
+            if isinstance(value, dict):
+                value = value.get(step)
+            elif isinstance(value, list) and isinstance(step, int):
+                value = value[step]
+        return value if isinstance(value, dict) else {}
 
     def _has_local_mail(self) -> bool:
         return any(principal.email or principal.email_list for _, principal in self._built(PrincipalSettings))

@@ -112,7 +112,8 @@ def _declared(declaration: object) -> Schema:
         case TablesDeclaration(variants=variants):
             tables = [_table(inner, word or None, named=True) for word, inner in variants.items()]
             each = tables[0] if len(tables) == 1 else dict(any_of(*tables))
-            return {"type": "object", "additionalProperties": each}
+            named: Schema = {"type": "object", "additionalProperties": each}
+            return dict(any_of(named, {"type": "array", "items": each})) if declaration.listed else named
         case EntriesDeclaration() as entries:
             return {"type": "object", "description": entries.doc, "additionalProperties": dict(entries.kind.json)}
     raise TypeError(f"{declaration!r} is no declaration")

@@ -33,6 +33,9 @@ S = TypeVar("S", bound="DataclassInstance")
 METADATA = "mailgate"
 """Where a field keeps its declaration."""
 
+PLACE = "mailgate.place"
+"""Marks the field that says where its table is written."""
+
 Effective = Callable[[str], object]
 """Gives the value of a key as a file would write it: as configured, else its default; None when unset."""
 
@@ -114,6 +117,8 @@ class TablesDeclaration:
     """Entries that are there unless the file has one of that name."""
     refused: Mapping[str, tuple[str, str]]
     """Words of `type` that are known, but refused: problem and advice."""
+    listed: bool = False
+    """An array of tables may stand in its place; the names of its entries are `0000`, `0001` and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +230,13 @@ def tables(
     *,
     id: Kind[str],
     builtin: Mapping[str, Mapping[str, object]] | None = None,
+    listed: bool = False,
 ) -> Mapping[str, S]:
-    """Declare a table of tables that are all alike, by the names the operator gave them."""
-    declaration = TablesDeclaration({"": type}, id, builtin or {}, {})
+    """Declare a table of tables that are all alike, by the names the operator gave them.
+
+    With `listed` they may be written as an array of tables, too, which numbers them.
+    """
+    declaration = TablesDeclaration({"": type}, id, builtin or {}, {}, listed)
     return dataclasses.field(default_factory=_Missing[Mapping[str, S]](), metadata={METADATA: declaration})
 
 
@@ -241,6 +250,16 @@ def variants(
     """Declare a table of tables whose keys depend on the word each has as `type`."""
     declaration = TablesDeclaration(types, id, builtin or {}, refused or {})
     return dataclasses.field(default_factory=_Missing[Mapping[str, S]](), metadata={METADATA: declaration})
+
+
+def placed() -> str:
+    """Declare the attribute that tells where the table is written; no key of the file."""
+    return dataclasses.field(default="built-in", metadata={PLACE: True}, compare=False)
+
+
+def number_name(number: int) -> str:
+    """The name of an entry of an array of tables."""
+    return f"{number:04}"
 
 
 def table_list(type: type[S]) -> tuple[S, ...]:
@@ -268,6 +287,12 @@ class Entry:
         """The name, and older names that mean the same."""
         synonyms = self.declaration.synonyms if isinstance(self.declaration, Literal) else ()
         return (self.name, *synonyms)
+
+
+@functools.cache
+def place_attribute(type: type[DataclassInstance]) -> str | None:
+    """The attribute of a table that holds its place, where it has one."""
+    return next((field.name for field in dataclasses.fields(type) if field.metadata.get(PLACE)), None)
 
 
 @functools.cache

@@ -25,6 +25,8 @@ from mailgate.config.key import (
     TableListDeclaration,
     TablesDeclaration,
     layout,
+    number_name,
+    place_attribute,
 )
 from mailgate.config.kind import Quoted, Step, Unfit
 from mailgate.config.macro import Macros
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Step)
 
 # Every table with a name of the operator's choice takes it, for people.
 DESCRIPTION = "description"
@@ -122,6 +125,8 @@ class Reader:
                 complete = False
         if not complete:
             return None
+        if (place := place_attribute(type)) is not None:
+            values[place] = str(self._findings.origins.place(path))
         make: Callable[..., DataclassInstance] = type
         made = make(**values)
         self.tables.append((path, made))
@@ -146,7 +151,9 @@ class Reader:
             case TableDeclaration(type=inner, inherits=whole):
                 return _read(self._table(inner, self._as_table(value, here), here, whole))
             case TablesDeclaration() as declaration:
-                return self._tables(declaration, self._as_table(value, here), here)
+                if declaration.listed and isinstance(value, list):
+                    return self._tables(declaration, dict(enumerate(value)), here)
+                return self._tables(declaration, dict(self._as_table(value, here)), here)
             case TableListDeclaration(type=inner):
                 return self._table_list(inner, value, here)
             case EntriesDeclaration(kind=kind):
@@ -180,9 +187,10 @@ class Reader:
             raise _Unread
         return tuple(found)
 
-    def _tables(self, declaration: TablesDeclaration, raw: Mapping[str, object], path: Path) -> Mapping[str, object]:
+    def _tables(self, declaration: TablesDeclaration, raw: Mapping[K, object], path: Path) -> Mapping[str, object]:
         def one(value: object, at: Path) -> tuple[str, DataclassInstance]:
-            name = self._value(declaration.id.read, at[-1], at)
+            step = at[-1]
+            name = number_name(step) if isinstance(step, int) else self._value(declaration.id.read, step, at)
             if not isinstance(value, dict):
                 self._wrong(
                     at, f"{self._quoted(value, at).text} is no table", f"write [{dotted(at)}] and its keys below"
@@ -225,8 +233,8 @@ class Reader:
             self._wrong((*path, "type"), f"{shown} is none of {words}", advice)
         raise _Unread
 
-    def _each(self, raw: Mapping[str, object], path: Path, one: Callable[[object, Path], T]) -> Mapping[str, T]:
-        found: dict[str, T] = {}
+    def _each(self, raw: Mapping[K, object], path: Path, one: Callable[[object, Path], T]) -> Mapping[K, T]:
+        found: dict[K, T] = {}
         complete = True
         for name, value in raw.items():
             at = (*path, name)

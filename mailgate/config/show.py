@@ -136,7 +136,9 @@ class _Walk:
                     if table := self._table(inner, below, instance, here, whole, is_built_in):
                         out[entry.name] = table
                 case TablesDeclaration() as many:
-                    if table := self._tables(many, value if isinstance(value, dict) else {}, instance, here):
+                    if many.listed and isinstance(value, list):
+                        out[entry.name] = self._table_list(many.variants[""], value, tuple(instance.values()), here)
+                    elif table := self._tables(many, value if isinstance(value, dict) else {}, instance, here):
                         out[entry.name] = table
                 case TableListDeclaration(type=inner):
                     if tables := self._table_list(inner, value, instance, here):

@@ -1,17 +1,15 @@
 """What delivery rules see: a queued recipient, and the host it is about to go to.
 
 The recipient scope is the queue's (`mailgate.queue.scope`), the same on both
-sides of the queue; this adds the host scope and makes both from queue items.
+sides of the queue; this makes it, and that of a host, from queue items.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from mailgate.expr.outside import Outside
 from mailgate.mail.status import RecipientStatus
 from mailgate.queue.item import QueuedRecipient, QueueItem, State
-from mailgate.queue.scope import MessageFacts, RecipientScope
+from mailgate.queue.scope import HostScope, MessageFacts, RecipientScope
 
 
 def message_facts(item: QueueItem) -> MessageFacts:
@@ -60,16 +58,6 @@ def failed_scope(
         recipient.queue,
         recipient.expiry,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class HostScope(RecipientScope):
-    """The scope of one host: the first recipient of the group, and the host."""
-
-    mx: str = ""
-    """The host being tried, without its final dot; empty before one is known."""
-    remote_ip: str = "0.0.0.0"
-    local_ip: str = "0.0.0.0"
 
 
 def host_scope(recipient: RecipientScope, host: str, remote_ip: str = "0.0.0.0") -> HostScope:

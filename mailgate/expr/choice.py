@@ -109,6 +109,10 @@ class Choice(Generic[T]):
         told = f"always {self._fixed[0]!r}" if self._fixed is not None else f"reads {', '.join(self.variables)}"
         return f"<Choice {self.key} at {self.place}: {told}>"
 
+    def is_always(self, value: T) -> bool:
+        """Whether the choice is constant, and this."""
+        return self._fixed == (value,)
+
     async def value(self, scope: Scope) -> T | Unknown:
         """What the key says in this scope, `on-error` applied.
 

@@ -51,6 +51,7 @@ class Reason(Enum):
     SHUTTING_DOWN = "shutting-down"
     QUEUE_FAILED = "queue-failed"
     QUEUE_FULL = "queue-full"
+    QUOTA_EXCEEDED = "quota-exceeded"
     ON_ERROR = "on-error"
 
 

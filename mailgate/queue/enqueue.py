@@ -38,6 +38,19 @@ class Arrival:
     from_ip: str = "127.0.0.1"
     via_port: int = 0
 
+    def facts(self, addresses: tuple[str, ...]) -> MessageFacts:
+        """The same as expressions see it, with the recipients."""
+        return MessageFacts(
+            self.created_ms,
+            self.return_path,
+            addresses,
+            self.priority,
+            self.from_ip,
+            self.via_port,
+            self.source,
+            self.size_octets,
+        )
+
 
 class Schedules:
     """Every `queue.schedule.<id>` by name, and `queue.strategy.schedule`, which chooses."""
@@ -76,16 +89,7 @@ async def queued_recipients(
     rows: list[QueuedRecipient] = []
     by_address = {recipient.path.stored: recipient for recipient in reversed(recipients)}
     addresses = sorted(by_address)
-    message = MessageFacts(
-        arrival.created_ms,
-        arrival.return_path,
-        tuple(addresses),
-        arrival.priority,
-        arrival.from_ip,
-        arrival.via_port,
-        arrival.source,
-        arrival.size_octets,
-    )
+    message = arrival.facts(tuple(addresses))
     terms = Terms(arrival.created_ms, arrival.hold_ms, arrival.deliver_by)
     for index, address in enumerate(addresses):
         scope = RecipientScope(message, address, schedules.outside, arrival.created_ms, notes=note)

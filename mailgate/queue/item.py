@@ -11,6 +11,7 @@ from enum import Enum
 
 from mailgate.mail.envelope import NOTIFY_DEFAULT, Body, DeliverBy, Notify, Ret
 from mailgate.mail.status import RecipientStatus
+from mailgate.queue.charge import Charge
 
 
 def queue_id_text(queue_id: int) -> str:
@@ -127,11 +128,21 @@ class NewMessage:
     deliver_by: DeliverBy | None = None
     from_ip: str = "127.0.0.1"
     via_port: int = 0
+    charges: tuple[Charge, ...] = ()
+    """What the message needs room in; none for what mailgate writes itself."""
 
     @property
     def size_octets(self) -> int:
         """Size of the stored octets."""
         return len(self.prefix) + self.content.size_octets
+
+    @property
+    def charge_of_all(self) -> Charge | None:
+        """The charge that stands in the message's own row: of the first quota that counts all messages in one."""
+        for charge in self.charges:
+            if charge.is_of_all:
+                return charge
+        return None
 
 
 @dataclass(frozen=True, slots=True)

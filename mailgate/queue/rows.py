@@ -29,6 +29,7 @@ MESSAGE = (
     "id, created, content_kind, content_hash, size, return_path, source, trace, env_id, ret, flags, priority, hold,"
     " deliver_by, from_ip, via_port"
 )
+NEW_MESSAGE = f"{MESSAGE}, quota"
 CONTENT = "message_id, octets, path"
 RECIPIENT = (
     "message_id, idx, address, orcpt, notify_flags, queue, schedule, state, status_json, retry_due, retry_num,"
@@ -70,6 +71,7 @@ def message_row(message: NewMessage, content_hash: str) -> Row:
         None if by is None else f"{by.seconds};{by.mode}{'T' if by.trace else ''}",
         message.from_ip,
         message.via_port,
+        None if not message.charges or (charge := message.charge_of_all) is None else charge.bucket,
     )
 
 

@@ -24,14 +24,18 @@ CREATE TABLE attempt (
     FOREIGN KEY (message_id, queue) REFERENCES unit (message_id, queue) ON DELETE CASCADE
 ) WITHOUT ROWID;
 
--- The ledger of the quotas; what is used is derived from it by the triggers, in the same transaction.
+-- The ledger of the quotas. What is used (quota_usage) is derived from it: added to with each new message, taken
+-- from by the triggers, all in the transaction that makes the change. A quota without key has one bucket that
+-- nearly every message is charged to: that charge is a column of the message, not a row of its own.
+ALTER TABLE message ADD COLUMN quota TEXT;               -- the bucket; its octets are `size`; NULL: none
+
 CREATE TABLE quota_charge (
     message_id INTEGER NOT NULL REFERENCES message (id) ON DELETE CASCADE,
-    bucket TEXT NOT NULL,
     scope TEXT NOT NULL,                -- message, domain NAME, recipient IDX: what ends it
+    bucket TEXT NOT NULL,
     octets INTEGER NOT NULL,
     messages INTEGER NOT NULL,
-    PRIMARY KEY (message_id, bucket, scope)
+    PRIMARY KEY (message_id, scope, bucket)
 ) WITHOUT ROWID;
 
 CREATE TABLE quota_usage (
@@ -40,14 +44,27 @@ CREATE TABLE quota_usage (
     messages INTEGER NOT NULL
 ) WITHOUT ROWID;
 
-CREATE TRIGGER quota_charged AFTER INSERT ON quota_charge BEGIN
-    INSERT INTO quota_usage (bucket, octets, messages) VALUES (new.bucket, new.octets, new.messages)
-    ON CONFLICT (bucket) DO UPDATE SET octets = octets + excluded.octets, messages = messages + excluded.messages;
+CREATE VIEW quota_ledger AS
+SELECT message_id, scope, bucket, octets, messages FROM quota_charge
+UNION ALL
+SELECT id, 'message', quota, size, 1 FROM message WHERE quota IS NOT NULL;
+
+CREATE TRIGGER quota_left AFTER DELETE ON message WHEN old.quota IS NOT NULL BEGIN
+    UPDATE quota_usage SET octets = octets - old.size, messages = messages - 1 WHERE bucket = old.quota;
 END;
 
 CREATE TRIGGER quota_released AFTER DELETE ON quota_charge BEGIN
     UPDATE quota_usage SET octets = octets - old.octets, messages = messages - old.messages WHERE bucket = old.bucket;
-    DELETE FROM quota_usage WHERE bucket = old.bucket AND octets <= 0 AND messages <= 0;
+    DELETE FROM quota_usage WHERE bucket = old.bucket AND messages <= 0;
+END;
+
+-- Whatever closes a recipient, its charges end with it, and those of its domain with the last one there.
+CREATE TRIGGER quota_recipient_closed AFTER UPDATE OF state ON recipient
+WHEN new.state IN ('completed', 'perm_fail') AND old.state NOT IN ('completed', 'perm_fail') BEGIN
+    DELETE FROM quota_charge WHERE message_id = new.message_id AND scope = 'recipient ' || new.idx;
+    DELETE FROM quota_charge WHERE message_id = new.message_id AND scope LIKE 'domain %' AND NOT EXISTS (
+        SELECT 1 FROM recipient WHERE message_id = new.message_id AND state NOT IN ('completed', 'perm_fail')
+        AND substr(address, 6 - length(scope)) = '@' || substr(scope, 8));
 END;
 
 -- What sendmail handed in and is in the queue: a file of this name that is still there is removed, not taken again.

@@ -1,7 +1,8 @@
 """A recipient of a queued message as expressions see it: the recipient context of the language.
 
 One scope serves acceptance (which schedule?) and delivery (which route, which
-schedule next?): the variables mean the same on both sides of the queue.
+schedule next?): the variables mean the same on both sides of the queue. So does
+that of a host, of which nothing is known before delivery.
 """
 
 from __future__ import annotations
@@ -159,3 +160,13 @@ class RecipientScope:
     def size(self) -> int:
         """Size of the stored octets."""
         return self.message.size_octets
+
+
+@dataclass(frozen=True, slots=True)
+class HostScope(RecipientScope):
+    """The scope of one host: the first recipient of the group, and the host."""
+
+    mx: str = ""
+    """The host being tried, without its final dot; empty before one is known."""
+    remote_ip: str = "0.0.0.0"
+    local_ip: str = "0.0.0.0"

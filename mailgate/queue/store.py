@@ -3,7 +3,8 @@
 Everything that blocks runs on the store's own threads; every method here is
 awaitable and none is slow to call. Errors of the store (disk full, database
 locked, I/O) raise `StoreFull` or `StoreFailed`: the caller answers 452 or 451,
-and nothing of the message is kept.
+and nothing of the message is kept. So does a quota without room
+(`QuotaExceeded`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from mailgate.queue.charge import Charge, Usage
 from mailgate.queue.item import Content, Lease, NewMessage, QueueItem, RecipientUpdate
 
 if TYPE_CHECKING:
@@ -24,6 +26,22 @@ class StoreFailed(Exception):
 
 class StoreFull(StoreFailed):
     """No space for new mail: the disk is full or below `queue.min-free`."""
+
+
+class QuotaExceeded(StoreFull):
+    """A quota has no room for this message: the bucket, what is in it, and the size that was asked for."""
+
+    def __init__(self, charge: Charge, used: Usage, size_octets: int) -> None:
+        limit = charge.limit
+        parts = []
+        if limit.max_messages is not None:
+            parts.append(f"{used.messages} of {limit.max_messages} messages")
+        if limit.max_octets is not None:
+            parts.append(f"{used.octets} of {limit.max_octets} octets")
+        super().__init__(f"queue.quota.{limit.id}: {', '.join(parts)} are taken, {size_octets} octets were to come")
+        self.charge = charge
+        self.used = used
+        self.size_octets = size_octets
 
 
 class Spool(Protocol):
@@ -81,8 +99,8 @@ class QueueStore(Protocol):
     def commit(self, message: NewMessage) -> Deferred[None]:
         """Keep the message for good: fires after the commit that holds it is on disk (I1).
 
-        Fails with `StoreFull` or `StoreFailed`; then nothing is kept, and the
-        spool file of the content, if any, is removed.
+        Fails with `QuotaExceeded`, `StoreFull` or `StoreFailed`; then nothing is
+        kept, and the spool file of the content, if any, is removed.
         """
         ...
 

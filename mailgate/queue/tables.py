@@ -23,8 +23,10 @@ from hashlib import sha256
 from mailgate.crash.point import ARMED, passed
 from mailgate.queue import rows
 from mailgate.queue.item import Lease, NewMessage, QueuedRecipient, QueueItem, RecipientUpdate
+from mailgate.queue.ledger import Admission, admit
 from mailgate.queue.place import spool_name
 from mailgate.queue.schedule import due_ms, expires_ms
+from mailgate.queue.store import QuotaExceeded
 from mailgate.queue.units import FINAL, units_wanted
 
 _LAPSED = """
@@ -91,15 +93,22 @@ class Tables:
         self._insert = {
             table: f"INSERT INTO {table} ({columns}) VALUES {_places(columns)}"
             for table, columns in (
-                ("message", rows.MESSAGE),
+                ("message", rows.NEW_MESSAGE),
                 ("content", rows.CONTENT),
                 ("recipient", rows.RECIPIENT),
                 ("unit", rows.UNIT),
             )
         }
 
-    def insert(self, messages: Iterable[tuple[NewMessage, str | None]]) -> None:
-        """Add messages with content, recipients and units; the text is the hash of a content in a file."""
+    def insert(self, messages: Sequence[tuple[NewMessage, str | None]]) -> Mapping[int, QuotaExceeded]:
+        """Add messages with content, recipients and units; the text is the hash of a content in a file.
+
+        A message that a quota has no room for is left out: the answer names those, by their place in `messages`.
+        """
+        admission: Admission | None = None
+        if any(message.charges for message, _ in messages):
+            admission = admit(self.db, [message for message, _ in messages])
+            messages = [each for place, each in enumerate(messages) if place not in admission.refused]
         message_rows: list[rows.Row] = []
         content_rows: list[rows.Row] = []
         recipient_rows: list[rows.Row] = []
@@ -120,6 +129,10 @@ class Tables:
         self.db.executemany(self._insert["content"], content_rows)
         self.db.executemany(self._insert["recipient"], recipient_rows)
         self.db.executemany(self._insert["unit"], unit_rows)
+        if admission is None:
+            return {}
+        admission.write(self.db)
+        return admission.refused
 
     def lapse(self, boot_ms: int) -> list[tuple[int, str]]:
         """Free the units whose lease has run out: (queue id, virtual queue) of each."""

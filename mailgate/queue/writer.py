@@ -9,7 +9,7 @@ happens on a healthy disk, and otherwise repeated with a savepoint around each.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred
@@ -48,7 +48,8 @@ class Insertion(Job[Tables]):
 
     def run(self, resource: Tables) -> None:
         """Insert this message alone."""
-        resource.insert(((self.message, self.digest),))
+        for exceeded in resource.insert(((self.message, self.digest),)).values():
+            raise exceeded
 
     def fail(self, error: StoreFailed) -> None:
         """Keep an error as the result."""
@@ -132,9 +133,10 @@ def _commit_together(tables: Tables, batch: Sequence[Job[Tables]]) -> bool:
             job.fail(_failure(error))
         return True
     try:
-        insertions = [(job.message, job.digest) for job in batch if isinstance(job, Insertion)]
+        insertions = [job for job in batch if isinstance(job, Insertion)]
+        refused: Mapping[int, StoreFailed] = {}
         if insertions:
-            tables.insert(insertions)
+            refused = tables.insert([(job.message, job.digest) for job in insertions])
         if len(insertions) < len(batch):
             for job in batch:
                 if not isinstance(job, Insertion):
@@ -149,6 +151,8 @@ def _commit_together(tables: Tables, batch: Sequence[Job[Tables]]) -> bool:
         # Whatever it was, it is met again below, by the change it belongs to.
         _roll_back(tables.db)
         return False
+    for place, failure in refused.items():
+        insertions[place].fail(failure)
     return True
 
 

@@ -18,7 +18,19 @@ from typing import TypeVar
 from mailgate.config.effective import Effective
 from mailgate.config.error import ConfigErrors
 from mailgate.config.key import entries, key, table, table_list, tables
-from mailgate.config.kind import BOOLEAN, IP, LINE, NAME, SOCKET_ADDRESS, Kind, Quoted, SocketAddress, Unfit, listed
+from mailgate.config.kind import (
+    BOOLEAN,
+    IP,
+    LINE,
+    NAME,
+    SOCKET_ADDRESS,
+    Kind,
+    Quoted,
+    SocketAddress,
+    Unfit,
+    integer,
+    listed,
+)
 from mailgate.config.macro import Macros
 from mailgate.config.place import Origins
 from mailgate.config.reader import Findings, Reader
@@ -26,6 +38,7 @@ from mailgate.config.sources import Source, merged
 from mailgate.expr.scope import nearest
 from mailgate.expr.value import BadValue, read_size
 from mailgate.mail.unknown import Unknown
+from mailgate.queue.charge import EMPTY, Usage
 
 T = TypeVar("T")
 
@@ -89,6 +102,14 @@ class DnsAnswer:
     records: Mapping[str, tuple[str, ...] | Unknown]
     exists: bool = True
     unknown: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaAnswer:
+    """What is in each bucket of a quota before the message comes."""
+
+    used: Usage = EMPTY
+    is_full: bool = False
 
 
 def _fields(value: Quoted, wanted: str, *known: str) -> Mapping[str, object]:
@@ -233,6 +254,18 @@ def _dns(value: Quoted) -> DnsAnswer:
     return DnsAnswer(records, unknown=_part(LINE, fields, "unknown") if "unknown" in fields else "")
 
 
+_QUOTA = '"full", or { messages = 10, size = "4kb" } for what is in the queue'
+
+
+def _quota(value: Quoted) -> QuotaAnswer:
+    if value.raw == "full":
+        return QuotaAnswer(is_full=True)
+    fields = _fields(value, _QUOTA, "messages", "size")
+    messages = _part(integer(0, 2**53), fields, "messages") if "messages" in fields else 0
+    octets = _part(Kind("size", _size), fields, "size") if "size" in fields else 0
+    return QuotaAnswer(Usage(messages, octets))
+
+
 def _addresses(value: Quoted) -> Mapping[str, tuple[str, ...]]:
     if not isinstance(value.raw, Mapping):
         raise Unfit(f"{value.text} is no table", 'write { NAME = ["user@example.org"] }')
@@ -286,6 +319,9 @@ class Answers:
     directory: Mapping[str, DirectoryAnswers] = tables(DirectoryAnswers, id=NAME)
     lists: Mapping[str, ListAnswer] = entries(Kind(_LIST, _list), doc="Lists by name.")
     dns: Mapping[str, DnsAnswer] = entries(Kind(_DNS, _dns), doc="DNS by name; for ptr the name is an address.")
+    quotas: Mapping[str, QuotaAnswer] = entries(
+        Kind(_QUOTA, _quota), doc="What the queue holds, by quota; what is not said is empty."
+    )
 
     def over(self, default: Answers) -> Answers:
         """These answers, and those of `default` for what they do not say."""
@@ -294,6 +330,7 @@ class Answers:
             directory={**default.directory, **self.directory},
             lists={**default.lists, **self.lists},
             dns={**default.dns, **self.dns},
+            quotas={**default.quotas, **self.quotas},
         )
 
     @property

@@ -42,6 +42,10 @@ class Questions:
         self.missing[f"the policy asked {question}, the test has no answer for it: write answers.{key}"] = None
         return Unknown("the test", f"no answer for {question}")
 
+    def unknown(self, key: str, why: str) -> None:
+        """Keep an answer that nothing can ask for."""
+        self.missing[f"{key}: {why}"] = None
+
 
 def ports(settings: Settings, answers: Answers, configured: Configured, questions: Questions) -> tuple[Ports, Resolver]:
     """The ports of one test, and the resolver behind them."""

@@ -24,6 +24,7 @@ from mailgate.mail.reply import Reply
 from mailgate.mail.session import Session, Tls
 from mailgate.queue.enqueue import Schedules
 from mailgate.queue.item import NewMessage
+from mailgate.queue.quota import Quotas
 from mailgate.rehearsal.case import Case, Command
 from mailgate.rehearsal.ports import Configured, Questions, ports
 from mailgate.rehearsal.store import NoStore
@@ -120,23 +121,26 @@ class _Session:
         self._questions = Questions()
         self._clock = Clock()
         self._record = _Record()
-        self._store = NoStore()
+        self._store = NoStore(self._given.answers.quotas)
         self._stages: dict[str, list[Said]] = {}
         self._known: dict[int, tuple[Trail, int]] = {}
         answers = self._given.answers
         found, _ = ports(settings, answers, configured, self._questions)
         begin = answers.epoch_seconds
+        for id in sorted(answers.quotas.keys() - settings.queue.quota):
+            self._questions.unknown(f"answers.quotas.{id}", f'no quota "{id}" is configured')
 
         def wall() -> float:
             return begin + self._clock.seconds()
 
         schedules = Schedules(settings.queue.strategy.schedule, schedule_table(settings.queue.schedule), found.outside)
+        quotas = Quotas(settings.queue.quota, found.outside)
         self._site = listener_site(
             settings,
             case.listener,
             ports=found,
             store=self._store,
-            acceptance=Acceptance(self._store, schedules, wall, _nothing),
+            acceptance=Acceptance(self._store, schedules, quotas, wall, _nothing),
             ring=self._record,
             clock=self._clock,
             wall=wall,

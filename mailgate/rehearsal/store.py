@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 
+from mailgate.queue.charge import EMPTY, Usage, is_over
 from mailgate.queue.item import Content, Lease, NewMessage, QueueItem, RecipientUpdate
-from mailgate.queue.store import ContentReader, StoreFailed
+from mailgate.queue.store import ContentReader, QuotaExceeded, StoreFailed
+from mailgate.rehearsal.case import QuotaAnswer
 
 _HEAD_OCTETS = 256 * 1024
 
@@ -46,7 +48,9 @@ class NoSpool:
 class NoStore:
     """The queue of a rehearsal: what is committed is gone when the test is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, quotas: Mapping[str, QuotaAnswer]) -> None:
+        """`quotas` says what is in use; of others nothing is."""
+        self._quotas = quotas
         self.queued: NewMessage | None = None
 
     def new_id(self) -> int:
@@ -58,7 +62,14 @@ class NoStore:
         return NoSpool()
 
     def commit(self, message: NewMessage) -> Deferred[None]:
-        """Remember what was decided about the message."""
+        """Remember what was decided about the message, unless a quota has no room for it."""
+        for charge in message.charges:
+            answer = self._quotas.get(charge.limit.id)
+            used = EMPTY if answer is None else answer.used
+            if answer is not None and answer.is_full:
+                used = Usage(charge.limit.max_messages or 0, charge.limit.max_octets or 0)
+            if is_over(charge.limit, used, message.size_octets):
+                return fail(QuotaExceeded(charge, used, message.size_octets))
         self.queued = message
         return succeed(None)
 

@@ -48,6 +48,7 @@ from mailgate.lookup.recipient import AddressRules
 from mailgate.net.connect import Connector
 from mailgate.net.tls import ClientTls, ServerCertificate, ServerTls, TlsConfigError, load_certificates, server_tls
 from mailgate.queue.enqueue import Schedules
+from mailgate.queue.quota import Quotas
 from mailgate.queue.sqlite import SqliteStore
 from mailgate.queue.store import QueueStore
 from mailgate.reports.submit import DsnRules, Notifier
@@ -217,6 +218,7 @@ class _Parts:
         self.outside = Answers(self.directories, found_lists, partial(dns_query, dns), self.addresses)
         strategy = settings.queue.strategy.schedule
         self.schedules = Schedules(strategy, schedule_table(settings.queue.schedule), self.outside)
+        self.quotas = Quotas(settings.queue.quota, self.outside)
         local = LocalDelivery(
             store,
             run_blocking,
@@ -241,7 +243,7 @@ class _Parts:
         shared = Shared(
             ports=Ports(self.outside, self.directories, self.addresses, self.metered),
             store=store,
-            acceptance=Acceptance(store, self.schedules, time.time, wake.nudge),
+            acceptance=Acceptance(store, self.schedules, self.quotas, time.time, wake.nudge),
             ring=ring,
             clock=reactor,
             wall=time.time,

@@ -17,10 +17,12 @@ from mailgate.mail.reply import Reply
 from mailgate.mail.session import Session
 from mailgate.mail.transaction import Transaction
 from mailgate.mail.unknown import Unknown
-from mailgate.mail.verdict import Reason, Refuse
+from mailgate.mail.verdict import Cause, Reason, Refuse
+from mailgate.queue.charge import Charge
 from mailgate.queue.enqueue import Arrival, Schedules, queued_recipients
-from mailgate.queue.item import NewMessage, Source, queue_id_text
-from mailgate.queue.store import QueueStore, Spool, StoreFailed, StoreFull
+from mailgate.queue.item import NewMessage, QueuedRecipient, Source, queue_id_text
+from mailgate.queue.quota import Quotas, QuotaUnknown
+from mailgate.queue.store import QueueStore, QuotaExceeded, Spool, StoreFailed, StoreFull
 from mailgate.session import trace
 from mailgate.session.context import MessageContext
 from mailgate.session.unanswered import unanswered
@@ -32,11 +34,17 @@ class Acceptance:
     """Puts messages into the queue, for all listeners of one generation."""
 
     def __init__(
-        self, store: QueueStore, schedules: Schedules, wall: Callable[[], float], queued: Callable[[], None]
+        self,
+        store: QueueStore,
+        schedules: Schedules,
+        quotas: Quotas,
+        wall: Callable[[], float],
+        queued: Callable[[], None],
     ) -> None:
         """`queued` is called after each commit: there is something to deliver."""
         self._store = store
         self._schedules = schedules
+        self._quotas = quotas
         self._wall = wall
         self._queued = queued
         self._dates = trace.DateText()
@@ -64,6 +72,12 @@ class Acceptance:
             via_port=session.local_port,
         )
         recipients = await queued_recipients(arrival, transaction.recipients, self._schedules)
+        charges = self._quotas.of_all
+        if charges is None:
+            asked = await self._charges(context, arrival, recipients)
+            if isinstance(asked, Refuse):
+                return asked
+            charges = asked
         try:
             content = await spool.finish()
         except StoreFailed as failure:
@@ -87,6 +101,7 @@ class Acceptance:
             deliver_by=parameters.deliver_by,
             from_ip=arrival.from_ip,
             via_port=arrival.via_port,
+            charges=charges,
         )
 
     async def keep(self, message: NewMessage, session: Session) -> Reply | Refuse:
@@ -96,6 +111,9 @@ class Acceptance:
         """
         try:
             await self._store.commit(message)
+        except QuotaExceeded as exceeded:
+            _log_exceeded(exceeded, message, session)
+            return _over_quota(exceeded)
         except StoreFailed as failure:
             return _not_kept(failure)
         queue_id = queue_id_text(message.id)
@@ -117,6 +135,15 @@ class Acceptance:
         )
         return replies.queued(queue_id)
 
+    async def _charges(
+        self, context: MessageContext, arrival: Arrival, recipients: tuple[QueuedRecipient, ...]
+    ) -> tuple[Charge, ...] | Refuse:
+        """What the message is charged; a refusal for now where a quota's `match` has no answer."""
+        found = await self._quotas.charges(arrival, recipients, context.note)
+        if isinstance(found, QuotaUnknown):
+            return unanswered(found.unknown, found.cause, temporary=replies.QUEUE_FAILED)
+        return found
+
     async def _header_block(self, context: MessageContext, transaction: Transaction) -> bytes | Refuse:
         """The fields mailgate adds, top first: Received, Return-Path, Date, Message-ID."""
         rules = context.rules.data.add_headers
@@ -134,6 +161,36 @@ class Acceptance:
             if wanted:
                 fields += make(context, transaction, date)
         return fields
+
+
+def _over_quota(exceeded: QuotaExceeded) -> Refuse:
+    limit, used = exceeded.charge.limit, exceeded.used
+    reads: list[tuple[str, object]] = [("size", exceeded.size_octets)]
+    if limit.max_messages is not None:
+        reads += [("queued messages", used.messages), ("messages", limit.max_messages)]
+    if limit.max_octets is not None:
+        reads += [("queued octets", used.octets), ("octets", limit.max_octets)]
+    cause = Cause(f"queue.quota.{limit.id}", limit.place, tuple(reads))
+    return Refuse(replies.QUEUE_FULL, Reason.QUOTA_EXCEEDED, detail=str(exceeded), cause=cause)
+
+
+def _log_exceeded(exceeded: QuotaExceeded, message: NewMessage, session: Session) -> None:
+    charge, used = exceeded.charge, exceeded.used
+    _log.warn(
+        "{event}",
+        event="queue.quota-exceeded",
+        queueId=queue_id_text(message.id),
+        trace=message.trace,
+        id=charge.limit.id,
+        type=charge.limit.kind,
+        bucket=charge.bucket,
+        messages=used.messages,
+        octets=used.octets,
+        size=exceeded.size_octets,
+        **{"from": message.return_path or "<>"},
+        listener=session.listener,
+        remoteIp=session.remote_ip,
+    )
 
 
 def _not_kept(failure: StoreFailed) -> Refuse:

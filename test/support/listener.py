@@ -23,6 +23,7 @@ from mailgate.lookup.configured import directories, lists
 from mailgate.lookup.outside import Answers
 from mailgate.lookup.recipient import AddressRules
 from mailgate.queue.enqueue import Schedules
+from mailgate.queue.quota import Quotas
 from mailgate.service.build import Shared, factories
 from mailgate.session.accept import Acceptance
 from mailgate.session.ports import Ports
@@ -69,10 +70,11 @@ class ListenerInMemory:
 
         outside = Answers(found, found_lists, partial(dns_query, resolver), addresses)
         schedules = Schedules(settings.queue.strategy.schedule, schedule_table(settings.queue.schedule), outside)
+        quotas = Quotas(settings.queue.quota, outside)
         shared = Shared(
             ports=Ports(outside, found, addresses, metered),
             store=self.store,
-            acceptance=Acceptance(self.store, schedules, self.wall, queued),
+            acceptance=Acceptance(self.store, schedules, quotas, self.wall, queued),
             ring=ring,
             clock=self.clock,
             wall=self.wall,

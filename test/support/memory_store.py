@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred, fail, succeed
 
+from mailgate.queue.charge import EMPTY, Usage, take
 from mailgate.queue.item import Content, NewMessage
-from mailgate.queue.store import StoreFailed
+from mailgate.queue.store import QuotaExceeded, StoreFailed
 
 
 class MemorySpool:
@@ -78,6 +79,8 @@ class MemoryStore:
     messages: list[StoredMessage] = field(default_factory=list)
     spools: list[MemorySpool] = field(default_factory=list)
     fail_with: StoreFailed | None = None
+    used: dict[str, Usage] = field(default_factory=dict)
+    """What the buckets of quotas hold; nothing ever leaves this queue."""
     _last_id: int = 0
 
     def new_id(self) -> int:
@@ -94,5 +97,8 @@ class MemoryStore:
         """Keep the message, at once."""
         if self.fail_with is not None:
             return fail(self.fail_with)
+        over = take(message.charges, message.size_octets, self.used)
+        if over is not None:
+            return fail(QuotaExceeded(over, self.used.get(over.bucket, EMPTY), message.size_octets))
         self.messages.append(StoredMessage(message))
         return succeed(None)

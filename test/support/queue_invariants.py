@@ -15,7 +15,7 @@ def violations(path, spool_dir):
     db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     db.row_factory = sqlite3.Row
     try:
-        return [*_damage(db), *_messages(db), *_units(db), *_contents(db, spool_dir), *_recipients(db)]
+        return [*_damage(db), *_messages(db), *_units(db), *_contents(db, spool_dir), *_recipients(db), *_quotas(db)]
     finally:
         db.close()
 
@@ -96,3 +96,22 @@ def _recipients(db):
     for row in db.execute("SELECT * FROM recipient WHERE state IN ('completed', 'perm_fail')"):
         if row["retry_due"] is not None:
             yield f"QI9: a closed recipient of {row['message_id']:x} has a next attempt"
+
+
+def _quotas(db):
+    used = {row["bucket"]: (row["messages"], row["octets"]) for row in db.execute("SELECT * FROM quota_usage")}
+    charged = {
+        row["bucket"]: (row["m"], row["o"])
+        for row in db.execute("SELECT bucket, sum(messages) AS m, sum(octets) AS o FROM quota_ledger GROUP BY bucket")
+    }
+    for bucket in used.keys() | charged.keys():
+        if used.get(bucket, (0, 0)) != charged.get(bucket, (0, 0)):
+            yield f"QI5: bucket {bucket} holds {used.get(bucket)}, charged are {charged.get(bucket)}"
+    for row in db.execute("SELECT * FROM quota_charge WHERE message_id NOT IN (SELECT id FROM message)"):
+        yield f"QI5: a charge of {row['message_id']:x} without message"
+    for row in db.execute(
+        "SELECT quota_charge.message_id AS id, scope FROM quota_charge JOIN recipient"
+        " ON recipient.message_id = quota_charge.message_id AND scope = 'recipient ' || idx"
+        " WHERE state IN ('completed', 'perm_fail')"
+    ):
+        yield f"QI9: a closed recipient of {row['id']:x} is charged: {row['scope']}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from mailgate.config.key import key, rule, table, tables, variants
+from mailgate.config.key import key, placed, rule, table, tables, variants
 from mailgate.config.kind import (
     BOOLEAN,
     DURATION,
@@ -28,6 +28,7 @@ from mailgate.config.schema.names import ID, IP_ID, QUEUE_NAME
 from mailgate.config.schema.template import MAILDIR, MaildirTemplate
 from mailgate.config.system import DROP, SPOOL
 from mailgate.expr.choice import Choice
+from mailgate.expr.kind import BOOLEAN as TRUTH
 from mailgate.expr.kind import NAME as NAME_OF
 from mailgate.expr.scope import Context
 
@@ -251,6 +252,27 @@ class TlsSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaSettings:
+    """How much may be in the queue at one time; a message that would be too much is refused with 452.
+
+    At least one of `messages` and `size` is set.
+    """
+
+    messages: int | None = key(integer(1, 2**53), default=None, doc="Messages in the queue.")
+    size: int | None = key(SIZE, default=None, unit="bytes", doc="Sum of their sizes.")
+    key_: tuple[str, ...] = key(
+        listed(word("sender", "sender_domain", "rcpt", "rcpt_domain")),
+        default=[],
+        doc="What is counted apart: each value or combination of values has the whole quota; none: all mail together.",
+    )
+    match: Choice[bool] = rule(
+        TRUTH, Context.HOST, default=True, doc="To which mail the quota applies; no host is known yet."
+    )
+    enable: bool = key(BOOLEAN, default=True, doc="Whether the quota is enforced.")
+    place: str = placed()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSettings:
     """The queue as a whole."""
 
@@ -287,6 +309,7 @@ class QueueSettings:
         TlsSettings, id=ID, builtin={"default": {}, "invalid-tls": {"allow-invalid-certs": True}}
     )
     source_ip: Mapping[str, SourceIpSettings] = tables(SourceIpSettings, id=IP_ID)
+    quota: Mapping[str, QuotaSettings] = tables(QuotaSettings, id=ID, listed=True)
     inline_size: int = key(
         SIZE,
         default=262144,

@@ -99,7 +99,7 @@ UNSUPPORTED = (
     *_keys((), "store.*.purge.frequency", "store.*.pool.max-connections", "store.*.query.**"),
     *_keys((), "directory.*.cache.**", "directory.*.pool.**"),
     # The queue.
-    *_keys((), "queue.limiter.**", "queue.quota.**", "queue.suspend.**", "queue.tenant"),
+    *_keys((), "queue.limiter.**", "queue.suspend.**", "queue.tenant"),
     *_keys(_FALSE, "queue.destination.adaptive", "queue.soft-bounce"),
     *_keys((), "queue.destination.initial", "queue.destination.limit", "queue.destination.failures"),
     *_keys((), "queue.destination.pause", "queue.maildrop", "queue.stall"),

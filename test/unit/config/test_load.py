@@ -452,7 +452,6 @@ def test_a_key_without_effect_is_warned_of():
         ("[queue.tls.default]\ndane = 'optional'\n", "queue.tls.default.dane"),
         ("[queue.tls.default]\nmta-sts = true\n", "queue.tls.default.mta-sts"),
         ("[[queue.limiter.inbound]]\nkey = 'remote_ip'\nrate = '5/1s'\n", "queue.limiter"),
-        ("[[queue.quota]]\nmessages = 5\n", "queue.quota"),
         ("[server]\nblocked-ip = ['127.0.0.9']\n", "server.blocked-ip"),
         ("[server.proxy]\ntrusted-networks = '127.0.0.0/8'\n", "server.proxy.trusted-networks"),
         ("[server.auto-ban.auth]\nrate = '2/1d'\n", "server.auto-ban.auth.rate"),

@@ -66,11 +66,11 @@ is-allowed = [ { if = "key_exists('one', sender)", then = false }, { on-error = 
 
 
 def plain(value):
-    """Settings as values that can be compared; rules without the place and the spelling of their key."""
+    """Settings as values that can be compared: no places, and rules without the spelling of their key."""
     if isinstance(value, Choice):
         return (value.is_constant, value._fixed, repr(value._branches), value.on_error, value.literals)
     if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.compare}
     if hasattr(value, "items"):
         return {name: plain(inner) for name, inner in value.items()}
     return value

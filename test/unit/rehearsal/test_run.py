@@ -18,6 +18,7 @@ session.mail.is-allowed = "!key_exists('foes', sender_domain) && remote_ip != '1
 session.mail.rewrite = [ { if = "sender = 'old@a.test'", then = "'new@a.test'" }, { else = false } ]
 session.rcpt.relay = "rcpt_domain = 'free.test' && is_empty(dns_query(sender_domain, 'txt'))"
 session.rcpt.errors.wait = "1h"
+queue.quota.all = { messages = 10, size = "1kb", enable = true }
 """
 
 GIVEN = """
@@ -146,3 +147,30 @@ def test_for_people(tmp_path, capsys):
     assert "    expected  250\n    got       550 5.7.1, reject, decided by session.mail.is-allowed\n" in out
     assert f"session.mail.is-allowed ({config}:9) -> 550 5.7.1 (sender-not-allowed)" in out
     assert out.endswith("1 test, 1 failed\n")
+
+
+@pytest.mark.parametrize(
+    "answer, verdict",
+    (
+        ('"full"', "tempfail"),
+        ("{ messages = 10 }", "tempfail"),
+        ("{ messages = 9 }", "accept"),
+        ('{ size = "1kb" }', "tempfail"),
+        ("{}", "accept"),
+    ),
+)
+def test_a_quota_is_as_full_as_the_test_says(tried, answer, verdict):
+    rule = ', rule = "queue.quota.all"' if verdict == "tempfail" else ""
+    text = f'answers.quotas.all = {answer}\nexpect.data = {{ verdict = "{verdict}"{rule} }}\n'
+    result, status = tried(f"{text}expect.queued = {str(verdict == 'accept').lower()}")
+    assert status == 0, result
+
+
+def test_nothing_is_in_the_queue_that_the_test_does_not_say(tried):
+    assert tried("expect.data = 250")[1] == 0
+
+
+def test_a_quota_that_nobody_configured_fails_the_test(tried):
+    result, status = tried('answers.quotas.al = "full"\nexpect.data = 250')
+    assert status == 1
+    assert result["missing"] == ['answers.quotas.al: no quota "al" is configured']

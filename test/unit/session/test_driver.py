@@ -4,6 +4,8 @@ import pytest
 from support.baseline import baseline
 from support.listener import ListenerInMemory
 from support.slow import SlowStore, SlowZone
+from support.zone import Zone
+from twisted.logger import globalLogPublisher
 
 from mailgate.queue.store import StoreFailed, StoreFull
 
@@ -391,3 +393,65 @@ def test_login_changes_what_is_offered_and_none_of_the_limits():
     assert said(connection)[0].startswith(b"235 2.7.0")
     connection.send(b"VRFY john\r\n")
     assert not said(connection)[0].startswith(b"252")
+
+
+QUOTAS = """
+[queue.quota.one]
+messages = 1
+size = 50000
+key = "sender"
+enable = true
+"""
+
+
+@pytest.mark.spec("IN-256")
+def test_a_quota_without_room_is_told_by_its_name():
+    told, trails = [], []
+
+    class Kept:
+        def record(self, kind, trail, session, **facts):
+            trails.append((trail, facts))
+
+    observe = told.append
+    globalLogPublisher.addObserver(observe)
+    try:
+        connection = listening(QUOTAS, ring=Kept()).connect()
+        open_at(connection, HELLO)
+        for _ in range(2):
+            connection.send(MAIL + RCPT + b"DATA\r\n" + TEXT)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert said(connection)[-1].startswith(b"452 4.3.1 Mail system full, try again later.")
+    assert len(connection.queued()) == 1
+    (event,) = [event for event in told if event.get("event") == "queue.quota-exceeded"]
+    assert (event["id"], event["type"], event["messages"], event["from"]) == ("one", "Sender", 1, "a@client.test")
+    trail, facts = trails[-1]
+    assert facts["reason"] == "quota-exceeded"
+    stage, rule, place, reads, said_, _ = trail.steps[-1]
+    assert (stage, rule, said_) == ("data", "queue.quota.one", "452 4.3.1 (quota-exceeded)")
+    assert place.rpartition(":")[2].isdigit()
+    assert dict(reads)["queued messages"] == 1
+
+
+@pytest.mark.spec("OUT-262")
+def test_the_log_names_the_store_that_a_quota_asked_in_vain():
+    quota = """
+[queue.quota.q]
+messages = 5
+match = "dns_query(sender_domain, 'txt') = 'yes'"
+enable = true
+"""
+    zone = Zone()
+    zone.fail("client.test", reason="SERVFAIL")
+    told = []
+    globalLogPublisher.addObserver(told.append)
+    try:
+        connection = listening(quota, zone=zone).connect()
+        open_at(connection, HELLO, MAIL, RCPT, b"DATA\r\n")
+        connection.send(TEXT)
+    finally:
+        globalLogPublisher.removeObserver(told.append)
+    assert said(connection)[-1].startswith(b"451 4.3.5 Unable to accept message at this time.")
+    assert connection.queued() == []
+    (detail,) = [event["detail"] for event in told if "queue.quota.q.match" in str(event.get("detail"))]
+    assert detail.startswith("queue.quota.q.match: dns: ")
