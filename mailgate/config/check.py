@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from cryptography import x509
@@ -21,11 +22,14 @@ from mailgate.config.reader import Findings, Reader
 from mailgate.config.schema.certificate import CertificateSettings
 from mailgate.config.schema.directory import PrincipalSettings
 from mailgate.config.schema.queue import (
+    ConnectionTimeoutSettings,
     LocalRouteSettings,
+    QueueSettings,
     QuotaSettings,
     RelayAuthSettings,
     ScheduleSettings,
     TlsSettings,
+    TlsTimeoutSettings,
 )
 from mailgate.config.schema.resolver import ResolverSettings
 from mailgate.config.schema.server import FOREIGN_PROTOCOLS, ListenerSettings
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MS = timedelta(milliseconds=1)
+_MINUTE = timedelta(minutes=1)
 _MECHANISM = re.compile(rf"\b({'|'.join(MECHANISMS)})\b")
 _BUILT_IN = {
     "route": ("local", "mx"),
@@ -76,6 +82,7 @@ class _Check:
         self._listeners()
         self._certificates()
         self._schedules()
+        self._stall()
         self._routes()
         self._quotas()
         self._trust_files()
@@ -200,6 +207,30 @@ class _Check:
             used = "ttl" if schedule.max_attempts is None else "attempts"
             if schedule.expire_type not in (None, used):
                 self._wrong((*path, "expire-type"), f'the schedule expires by "{used}"', f'write "{used}"')
+
+    def _stall(self) -> None:
+        """No attempt may count as stuck while it still waits for a next hop."""
+        for path, queue in self._built(QueueSettings):
+            waits = [
+                (value, (*at, name))
+                for at, one in self._built(ConnectionTimeoutSettings)
+                for value, name in (
+                    (one.connect, "connect"),
+                    (one.greeting, "greeting"),
+                    (one.ehlo, "ehlo"),
+                    (one.mail_from, "mail-from"),
+                    (one.rcpt_to, "rcpt-to"),
+                    (one.data, "data"),
+                )
+            ]
+            waits += [(one.tls, (*at, "tls")) for at, one in self._built(TlsTimeoutSettings)]
+            longest, where = max(waits)
+            if queue.stall <= longest:
+                self._wrong(
+                    (*path, "stall"),
+                    f"is not longer than {dotted(where)} ({longest // _MS} ms)",
+                    f'write more than "{-(-longest // _MINUTE)}m"',
+                )
 
     def _routes(self) -> None:
         configured = self._table("queue", "route")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
@@ -26,15 +26,13 @@ from mailgate.deliver.outgoing import TOO_LATE, ContentSource, Outgoing, is_too_
 from mailgate.deliver.reuse import IdleConnections, Place
 from mailgate.deliver.security import required
 from mailgate.deliver.transfer import UNREADABLE, Stale, Transaction
+from mailgate.deliver.watch import UNWATCHED, Watch
 from mailgate.mail.status import Delayed, ErrorKind, Failed, Outcome, RecipientStatus
-from mailgate.queue.item import QueuedRecipient, QueueItem
+from mailgate.queue.item import Phase, QueuedRecipient, QueueItem
 from mailgate.queue.store import StoreFailed
 from mailgate.wire.smtp.client import mail_line
 
 Hops = Iterable[Candidate] | AsyncIterable[Candidate]
-
-Settle = Callable[[Mapping[int, Outcome]], Awaitable[None]]
-"""Is told what a transaction came to before the next one of the group begins."""
 
 
 class Interrupted(CancelledError):
@@ -66,18 +64,18 @@ class Attempt:
         self.emit = emit
 
     async def run(
-        self, item: QueueItem, recipients: Sequence[QueuedRecipient], hops: Hops, settle: Settle | None = None
+        self, item: QueueItem, recipients: Sequence[QueuedRecipient], hops: Hops, watch: Watch = UNWATCHED
     ) -> dict[int, Outcome]:
         """Hand the message over for `recipients`, who have one domain, one route and one virtual queue.
 
-        Answers the outcome of every one of them by its index; the next host is
-        asked for only when the one before did not decide the group. A group of
-        several transactions goes on after each when `settle` has returned.
-        Cancelling it aborts the connection and raises `Interrupted`, and so
-        does a `CancelledError` of `settle`.
+        Answers the outcome of every one of them by its index, but for those
+        `watch` had dropped; the next host is asked for only when the one before
+        did not decide the group. A group of several transactions goes on after
+        each when `watch` has settled it. Cancelling it aborts the connection
+        and raises `Interrupted`, and so does a `CancelledError` of `watch`.
         """
         outgoing = Outgoing(self.store, item)
-        group = _Group(self, outgoing, recipients, settle)
+        group = _Group(self, outgoing, recipients, watch)
         try:
             return await group.run(hops)
         except CancelledError as cancelled:
@@ -109,20 +107,25 @@ class _Group:
     """One group on its way."""
 
     def __init__(
-        self, attempt: Attempt, outgoing: Outgoing, recipients: Sequence[QueuedRecipient], settle: Settle | None
+        self, attempt: Attempt, outgoing: Outgoing, recipients: Sequence[QueuedRecipient], watch: Watch
     ) -> None:
         self.outcomes: dict[int, Outcome] = {}
         self._attempt = attempt
         self._item = outgoing.item
         self._outgoing = outgoing
         self._recipients = recipients
-        self._settle = settle
+        self._watch = watch
+        self._dropped: set[int] = set()
+        """Whom nothing must be sent to any more."""
 
     def rest(self, outcome: Outcome) -> dict[int, Outcome]:
         """Give everybody without an outcome this one."""
-        for recipient in self._recipients:
-            self.outcomes.setdefault(recipient.index, outcome)
+        for recipient in self._left():
+            self.outcomes[recipient.index] = outcome
         return self.outcomes
+
+    def _left(self) -> list[QueuedRecipient]:
+        return [one for one in self._recipients if one.index not in self.outcomes and one.index not in self._dropped]
 
     async def run(self, hops: Hops) -> dict[int, Outcome]:
         """Try the hosts until one decides the group."""
@@ -147,6 +150,7 @@ class _Group:
         for_now: Delayed | None = None
         for_good: Failed | None = None
         for address in hop.addresses:
+            self._watch.reached(Phase.ROUTED, hop.route, hop.host, address)
             try:
                 await self._address(hop, self._place(hop, address))
             except Stop as stop:
@@ -199,31 +203,42 @@ class _Group:
             )
         if ARMED:
             passed("D1")
-        at = 0
+        self._watch.reached(Phase.CONNECTED, hop.route, hop.host, place.address)
+        has_begun = False
         is_checked = False
         try:
-            while at < len(self._recipients):
+            left = self._left()
+            while left:
                 if not is_checked:
                     self._check(hop, head, conversation)
                     is_checked = True
-                some = self._recipients[at : at + hop.max_recipients]
-                transaction = Transaction(conversation, self._outgoing, some, hop.timeouts, self._attempt.emit)
+                transaction = Transaction(
+                    conversation,
+                    self._outgoing,
+                    left[: hop.max_recipients],
+                    hop.timeouts,
+                    self._attempt.emit,
+                    self._watch,
+                    hop.route,
+                )
                 try:
                     made = await transaction.run(head, self._attempt.wall_ms())
                     self.outcomes.update(made)
-                    at += len(some)
-                    if at < len(self._recipients) and self._settle is not None:
-                        await self._settle(made)
+                    self._dropped |= transaction.dropped
+                    has_begun = True
+                    left = self._left()
+                    if left:
+                        await self._watch.settle(made, True)
                 except Stale:
                     conversation.stream.abort()
-                if at < len(self._recipients) and not self._goes_on(conversation, hop):
+                if left and not self._goes_on(conversation, hop):
                     conversation.leave()
                     conversation = await self._open(hop, place)
                     is_checked = False
         except Stop as stop:
             # The connection is as good as before; if it is not, it is not kept.
             self._attempt.idle.keep(place, conversation, hop.reuse)
-            if not at:
+            if not has_begun:
                 raise
             self.rest(stop.outcome)
         except BaseException:

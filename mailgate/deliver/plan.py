@@ -107,6 +107,10 @@ class Strategy(Generic[T]):
         name = await self._names.value(scope)
         if isinstance(name, Unknown):
             return name
+        return self.named(name)
+
+    def named(self, name: str | None) -> T:
+        """The entry of this name; the built-in one, with an event, for a name that nothing defines."""
         entry = self._entries.get(name or "default")
         if entry is not None:
             return entry

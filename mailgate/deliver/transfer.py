@@ -5,19 +5,26 @@ taken a message before, the content joins it: with CHUNKING all of a small
 message, else DATA, so that the next message needs one or two round trips.
 Every reply is read and judged all the same (RFC 2920 3.1), and what becomes of
 a recipient never depends on how the commands were sent.
+
+Before the octets that end the message are written, `Watch.transmitting` has
+answered whom it may still be for; what could fail before has been done by then.
+When somebody has dropped out the message does not end: the rest get a new
+transaction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mailgate.crash.point import ARMED, passed
 from mailgate.deliver.conversation import UNPARSEABLE, Broken, Conversation, broke_down, refused, remote_reply
 from mailgate.deliver.events import Emit
 from mailgate.deliver.nexthop import Timeouts
 from mailgate.deliver.outgoing import Outgoing, mail_for, rcpt_for
+from mailgate.deliver.watch import Watch
 from mailgate.mail.status import Delayed, Delivered, ErrorKind, Outcome, RecipientStatus, RemoteReply
 from mailgate.net.stream import StreamLost, StreamTimeout
-from mailgate.queue.item import QueuedRecipient
+from mailgate.queue.item import Phase, QueuedRecipient
 from mailgate.queue.store import StoreFailed
 from mailgate.wire.smtp.answer import Answer
 from mailgate.wire.smtp.client import Answered
@@ -49,12 +56,18 @@ class Transaction:
         recipients: Sequence[QueuedRecipient],
         timeouts: Timeouts,
         emit: Emit,
+        watch: Watch,
+        route: str,
     ) -> None:
         self._conversation = conversation
         self._outgoing = outgoing
         self._recipients = recipients
         self._timeouts = timeouts
         self._emit = emit
+        self._watch = watch
+        self._route = route
+        self.dropped: set[int] = set()
+        """Recipients nothing must be sent to any more; they have no outcome."""
         self._outcomes: dict[int, Outcome] = {}
         self._accepted: dict[int, RemoteReply] = {}
         """Place of each accepted recipient and the reply to its RCPT."""
@@ -62,6 +75,7 @@ class Transaction:
     async def run(self, head: bytes, now_ms: int) -> dict[int, Outcome]:
         """Hand over the message; the outcome of each recipient by its index.
 
+        Those without one, unless they were `dropped`, are still to be sent to.
         `head` is what `Outgoing.head` answered. Raises `Stale`. On any other
         failure the undecided recipients are delayed, and the connection is
         aborted where it is of no more use.
@@ -93,10 +107,15 @@ class Transaction:
         offered = core.extensions
         together = offered.pipelining
         at_once = together and conversation.proven
-        mail = mail_for(self._outgoing, head, now_ms)
-        octets = core.send(mail)
         content: Data | Bdat = Bdat(self._outgoing.item.size_octets, True) if offered.chunking else Data()
         content_sent = False
+        if at_once and offered.chunking and self._outgoing.is_whole:
+            await self._mark(self._recipients)
+            self._recipients = [one for one in self._recipients if one.index not in self.dropped]
+            if not self._recipients:
+                return
+        mail = mail_for(self._outgoing, head, now_ms)
+        octets = core.send(mail)
         if together:
             parts = [octets, *[core.send(rcpt_for(recipient)) for recipient in self._recipients]]
             if at_once and isinstance(content, Data):
@@ -115,6 +134,10 @@ class Transaction:
             if content_sent:
                 await self._nobody_wants_it(content)
             return
+        if ARMED:
+            passed("D2")
+        if not content_sent or isinstance(content, Data):
+            self._watch.reached(Phase.ENVELOPE, self._route, conversation.host, stream.remote_ip)
         if isinstance(content, Bdat):
             await self._chunk(content, content_sent, head)
         else:
@@ -182,6 +205,10 @@ class Transaction:
     async def _data(self, command: Data, sent: bool, head: bytes) -> None:
         conversation = self._conversation
         core, stream = conversation.core, conversation.stream
+        is_whole = self._outgoing.is_whole
+        # Before DATA a transaction can be taken back; after it only the connection can be closed.
+        if is_whole and not sent and not await self._mark_accepted():
+            return
         deadline = self._data_deadline()
         if not sent:
             stream.write(core.send(command))
@@ -189,40 +216,87 @@ class Transaction:
         if event.answer.code != 354:
             self._rejected(event)
             return
-        if core.has_input or stream.has_input:
-            await self._early_reply(deadline)
-        if self._outgoing.is_whole:
+        if is_whole:
+            if sent and not await self._mark_accepted():
+                stream.abort()
+                return
+            if core.has_input or stream.has_input:
+                await self._early_reply(deadline)
             stuffed = core.content(head)
             stream.write(stuffed + core.end_of_content())
         else:
-            await self._stream_content(deadline)
-            stream.write(core.end_of_content())
+            if core.has_input or stream.has_input:
+                await self._early_reply(deadline)
+            last = await self._stream_content(deadline)
+            if not await self._mark_accepted():
+                stream.abort()
+                return
+            if stream.has_input:
+                await self._early_reply(deadline)
+            stream.write(core.content(last) + core.end_of_content())
+        if ARMED:
+            passed("D5")
         await self._final_replies()
 
     async def _chunk(self, command: Bdat, sent: bool, head: bytes) -> None:
         conversation = self._conversation
         core, stream = conversation.core, conversation.stream
         if not sent:
-            line = core.send(command)
             if self._outgoing.is_whole:
-                stream.write(line + head)
+                if not await self._mark_accepted():
+                    return
+                stream.write(core.send(command) + head)
             else:
-                stream.write(line)
-                await self._stream_content(self._data_deadline())
+                stream.write(core.send(command))
+                deadline = self._data_deadline()
+                last = await self._stream_content(deadline)
+                if not await self._mark_accepted():
+                    stream.abort()
+                    return
+                if stream.has_input:
+                    await self._early_reply(deadline)
+                stream.write(last)
+        if ARMED:
+            passed("D5")
         await self._final_replies()
 
-    async def _stream_content(self, deadline: float) -> None:
-        """Send a large content, one block ahead of the transport, which says when it has room."""
+    async def _mark_accepted(self) -> bool:
+        """True when the message may end: for everybody who was accepted."""
+        count = len(self.dropped)
+        await self._mark([self._recipients[place] for place in self._accepted])
+        return len(self.dropped) == count
+
+    async def _mark(self, recipients: Sequence[QueuedRecipient]) -> None:
+        conversation = self._conversation
+        indexes = [recipient.index for recipient in recipients]
+        try:
+            left = await self._watch.transmitting(
+                self._route, conversation.host, conversation.stream.remote_ip, indexes
+            )
+        except StoreFailed as fault:
+            # Without the mark nobody would know after a crash that this message may have been taken.
+            raise _Over(Delayed(RecipientStatus("queue", ErrorKind.DEPENDENCY, str(fault))))
+        self.dropped.update(index for index in indexes if index not in left)
+        if ARMED:
+            passed("D4")
+
+    async def _stream_content(self, deadline: float) -> bytes:
+        """Send a large content but its last block, one block ahead of the transport, which says when it has room."""
         conversation = self._conversation
         core, stream = conversation.core, conversation.stream
         stuff = not core.replies_due
+        last = b""
         try:
             async for block in self._outgoing.blocks():
+                if last:
+                    stream.write(core.content(last) if stuff else last)
+                    if ARMED:
+                        passed("D3")
+                last = block
                 # The block before this one is on its way while this one was read.
                 await stream.drain(deadline)
                 if stream.has_input:
                     await self._early_reply(deadline)
-                stream.write(core.content(block) if stuff else block)
         except StoreFailed as error:
             stream.abort()
             self._emit("queue.content-not-found", queueId=self._outgoing.item.id_text, details=str(error))
@@ -231,6 +305,7 @@ class Transaction:
             raise self._broke("Timeout while sending message")
         except StreamLost as error:
             raise self._broke(f"The connection was lost while the message was sent: {error}")
+        return last
 
     async def _early_reply(self, deadline: float) -> None:
         """The server answers before it has seen all: whatever it says, the message was not taken."""
@@ -247,6 +322,8 @@ class Transaction:
         timeout_text = f"Timeout while reading {kind} DATA response"
         if not conversation.core.lmtp:
             event = await self._reply(self._data_deadline(), timeout_text, in_doubt=True)
+            if ARMED:
+                passed("D6")
             self._finished(event.answer)
             if not event.answer.is_positive:
                 self._rejected(event)
@@ -257,19 +334,27 @@ class Transaction:
                 )
             self._told(event.answer)
             return
-        for _ in range(len(self._accepted)):
+        fresh: dict[int, Outcome] = {}
+        for count in range(len(self._accepted), 0, -1):
             event = await self._reply(self._data_deadline(), timeout_text, in_doubt=True)
             recipient = self._recipients[event.place]
             if event.answer.is_positive:
                 status = RecipientStatus(conversation.host, reply=remote_reply(event.answer))
-                self._outcomes[recipient.index] = Delivered(status)
+                fresh[recipient.index] = Delivered(status)
                 self._told(event.answer, recipient)
-                continue
-            self._tell("delivery.message-rejected", event.answer, recipient)
-            outcome = refused(conversation.host, event.line, event.answer)
-            if event.answer.code == 421:
-                raise _Over(outcome)
-            self._outcomes[recipient.index] = outcome
+            else:
+                self._tell("delivery.message-rejected", event.answer, recipient)
+                outcome = refused(conversation.host, event.line, event.answer)
+                if event.answer.code == 421:
+                    raise _Over(outcome)
+                fresh[recipient.index] = outcome
+            self._outcomes[recipient.index] = fresh[recipient.index]
+            if count > 1 and not conversation.core.has_input and not conversation.stream.has_input:
+                # The next reply may take its time, or never come: these recipients have theirs.
+                await self._watch.settle(fresh, False)
+                fresh = {}
+                if ARMED:
+                    passed("D8")
         self._finished(event.answer)
 
     def _finished(self, answer: Answer) -> None:
@@ -299,7 +384,13 @@ class Transaction:
         except Broken:
             text = UNPARSEABLE
         if in_doubt:
-            self._emit("delivery.in-doubt", queueId=self._outgoing.item.id_text, hostname=self._conversation.host)
+            doubtful = [self._recipients[place] for place in self._accepted]
+            self._emit(
+                "delivery.in-doubt",
+                queueId=self._outgoing.item.id_text,
+                to=[one.address for one in doubtful if one.index not in self._outcomes],
+                host=self._conversation.host,
+            )
         raise self._broke(text)
 
     def _broke(self, detail: str) -> _Over:
@@ -308,7 +399,8 @@ class Transaction:
 
     def _decide_rest(self, outcome: Outcome) -> None:
         for recipient in self._recipients:
-            self._outcomes.setdefault(recipient.index, outcome)
+            if recipient.index not in self.dropped:
+                self._outcomes.setdefault(recipient.index, outcome)
 
     def _tell(self, event: str, answer: Answer, recipient: QueuedRecipient | None = None) -> None:
         self._emit(

@@ -7,8 +7,9 @@
 Scans are coalesced: at once when idle, at most one each 10 ms when busy, so that
 neither a flood of new mail nor a flood of results makes a flood of claims.
 Leases are renewed while attempts run; an attempt whose lease cannot be renewed
-is stopped. On shutdown nothing is
-claimed any more, attempts get time to end, and leases are given back.
+is stopped, unless a next hop has the message already: its answer is waited for.
+On shutdown nothing is claimed any more, attempts get time to end, and leases are
+given back.
 """
 
 from __future__ import annotations
@@ -21,26 +22,31 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mailgate.deliver.fence import Fence
 from mailgate.deliver.plan import THREADS_OF_A_LOST_QUEUE
-from mailgate.deliver.unit import Fence, Generation, Surroundings, UnitAttempt
+from mailgate.deliver.results import Generation
+from mailgate.deliver.unit import Surroundings, UnitAttempt
 from mailgate.queue.item import Lease
 from mailgate.queue.store import StoreFailed
 
 # Between two scans while there is work: long enough to fill a claim, short enough to keep lanes full.
 _SCAN_SECONDS = 0.01
 _PRESSURE_SECONDS = 60.0
-_SWEEP_UNITS = 100
+# A unit that has waited longer than this past its time goes before every priority.
+_OVERDUE_MS = 600_000
+_HIGHEST = 100
+# Up to so many units begin in the order in which they fell due.
+_IN_ORDER = 3
 
 _log = Logger(namespace="mailgate.deliver")
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Times in seconds: `queue.poll`, `queue.lease`, `queue.sweep`."""
+    """Times in seconds: `queue.poll`, `queue.lease`."""
 
     poll_seconds: float = 5.0
     lease_seconds: float = 60.0
-    sweep_seconds: float = 30.0
 
 
 class _Lane:
@@ -58,14 +64,14 @@ class _Lane:
 
 
 class _Running:
-    """One attempt under way; `lane` is None for one the sweep began."""
+    """One attempt under way."""
 
     __slots__ = ("deferred", "fence", "lane", "lease", "renewed")
 
-    def __init__(self, lease: Lease, lane: _Lane | None, now: float) -> None:
+    def __init__(self, lease: Lease, lane: _Lane, now: float, fence: Fence) -> None:
         self.lease = lease
         self.lane = lane
-        self.fence = Fence()
+        self.fence = fence
         self.renewed = now
         self.deferred: Deferred[None] | None = None
 
@@ -78,6 +84,7 @@ class Wake:
         self._generation = generation
         self._clock = clock
         self._pace = pace
+        self._lease_ms = round(pace.lease_seconds * 1000)
         self._lanes: dict[str, _Lane] = {}
         self._running: dict[tuple[int, str], _Running] = {}
         self._is_open = False
@@ -88,7 +95,6 @@ class Wake:
         self._scan_call: IDelayedCall | None = None
         self._due_call: IDelayedCall | None = None
         self._renew_call: IDelayedCall | None = None
-        self._sweep_call: IDelayedCall | None = None
         self._idle: list[Deferred[None]] = []
         self._make_lanes()
 
@@ -97,7 +103,6 @@ class Wake:
     def start(self) -> None:
         """Begin to look for due work."""
         self._is_open = True
-        self._sweep_call = self._clock.callLater(self._pace.sweep_seconds, self._sweep)
         self._want_scan()
 
     def nudge(self) -> None:
@@ -148,18 +153,24 @@ class Wake:
     async def stop(self, grace_seconds: float) -> None:
         """Claim nothing more and wait for the attempts; those that take longer than this are ended.
 
-        What an ended attempt had found out is stored, and its lease given back.
+        So are, after a third of that time, those that have not handed over
+        their message. What an ended attempt had found out is stored, and its
+        lease given back.
         """
         self._is_open = False
-        for call in (self._scan_call, self._due_call, self._sweep_call):
+        for call in (self._scan_call, self._due_call):
             _cancel(call)
-        limit = self._clock.callLater(grace_seconds, self._abort)
+        limits = (
+            self._clock.callLater(grace_seconds / 3, self._end_early),
+            self._clock.callLater(grace_seconds, self._abort),
+        )
         # A claim under way ends in attempts of its own: wait for what it brings, too.
         while self._running or self._is_scanning:
             idle: Deferred[None] = Deferred()
             self._idle.append(idle)
             await idle
-        _cancel(limit)
+        for limit in limits:
+            _cancel(limit)
         _cancel(self._renew_call)
 
     # --- scans ---------------------------------------------------------------------------
@@ -215,13 +226,22 @@ class Wake:
             # A lane without a free slot was not asked about.
             lane.has_more = taken.get(name, 0) >= slots.get(name, 0)
         if self._is_open and not self._is_paused:
-            for lease in leases:
+            for lease in self._in_turn(leases):
                 self._begin(lease, self._lanes[lease.queue])
         else:
             await self._give_back(leases)
             return
         if not self._is_wanted:
             await self._plan_next_look()
+
+    def _in_turn(self, leases: list[Lease]) -> list[Lease]:
+        """In which order attempts begin: by priority, and among equals at random where there are many."""
+        if len(leases) < 2:
+            return leases
+        now_ms, chance = self._around.wall_ms(), self._around.chance
+        if len(leases) <= _IN_ORDER:
+            return sorted(leases, key=lambda lease: -_rank(lease, now_ms))
+        return sorted(leases, key=lambda lease: (-_rank(lease, now_ms), chance()))
 
     async def _plan_next_look(self) -> None:
         """Set the timer for the earliest moment a free lane has something to do."""
@@ -277,15 +297,16 @@ class Wake:
 
     # --- attempts ------------------------------------------------------------------------
 
-    def _begin(self, lease: Lease, lane: _Lane | None) -> None:
-        running = _Running(lease, lane, self._clock.seconds())
-        if lane is not None:
-            lane.running += 1
+    def _begin(self, lease: Lease, lane: _Lane) -> None:
+        now_ms = self._around.wall_ms()
+        fence = Fence(now_ms)
+        fence.ends_ms = now_ms + self._lease_ms
+        running = _Running(lease, lane, self._clock.seconds(), fence)
+        lane.running += 1
         self._running[lease.item.id, lease.queue] = running
         if self._renew_call is None:
             self._renew_call = self._clock.callLater(self._pace.lease_seconds / 3, self._renew)
-        # What the sweep found takes no slot, so it must not be delivered either.
-        attempt = UnitAttempt(lease, self._around, self._generation, running.fence, delivers=lane is not None)
+        attempt = UnitAttempt(lease, self._around, self._generation, fence)
         running.deferred = Deferred.fromCoroutine(self._run(attempt, running))
         running.deferred.addErrback(self._ended_badly, running).addBoth(self._ended, running)
 
@@ -307,10 +328,9 @@ class Wake:
         if self._running.get(key) is running:
             del self._running[key]
         lane = running.lane
-        if lane is not None:
-            lane.running -= 1
-            if lane.has_more:
-                self._want_scan()
+        lane.running -= 1
+        if lane.has_more:
+            self._want_scan()
         if not self._running:
             self._tell_idle()
 
@@ -319,11 +339,23 @@ class Wake:
         for waiting in idle:
             waiting.callback(None)
 
-    def _abort(self) -> None:
-        """End attempts; one whose results are being stored ends by itself."""
+    def _end_early(self) -> None:
+        """End attempts that have not handed over their message, and have no results that are not stored."""
         for running in list(self._running.values()):
+            self._end_unless_needed(running)
+
+    def _abort(self) -> None:
+        """End all attempts; one whose results are being stored ends by itself, stored or not."""
+        for running in list(self._running.values()):
+            running.fence.hurry = True
             if running.deferred is not None and not running.fence.recording:
                 running.deferred.cancel()
+
+    def _end_unless_needed(self, running: _Running) -> None:
+        """End an attempt at once, unless it is known, or will be, what became of its message."""
+        fence = running.fence
+        if running.deferred is not None and not (fence.recording or fence.pausing or fence.transmitting):
+            running.deferred.cancel()
 
     async def _give_back(self, leases: list[Lease]) -> None:
         for lease in leases:
@@ -333,7 +365,7 @@ class Wake:
                 # It runs out by itself.
                 return
 
-    # --- leases and expiry ----------------------------------------------------------------
+    # --- leases ----------------------------------------------------------------
 
     def _renew(self) -> None:
         self._renew_call = None
@@ -342,51 +374,51 @@ class Wake:
             Deferred.fromCoroutine(self._renew_all()).addErrback(self._broken)
 
     async def _renew_all(self) -> None:
-        began = self._clock.seconds()
+        began, began_ms = self._clock.seconds(), self._around.wall_ms()
         held = list(self._running.values())
-        lost: set[int] = set()
+        moved = {}
+        for running in held:
+            where = running.fence.moved()
+            if where is not None:
+                moved[running.lease.item.id, running.lease.queue] = where
+        lost: set[tuple[int, str]] = set()
         try:
-            lost = await self._around.store.renew([running.lease for running in held])
+            lost = await self._around.store.renew([running.lease for running in held], moved)
         except StoreFailed as fault:
             _log.error("{event}", event="queue.renew-failed", details=str(fault))
+            for running in held:
+                running.fence.has_moved |= (running.lease.item.id, running.lease.queue) in moved
         else:
             for running in held:
                 running.renewed = began
+                running.fence.ends_ms = began_ms + self._lease_ms
         oldest = self._clock.seconds() - self._pace.lease_seconds * 2 / 3
         for running in held:
-            if running.lease.item.id in lost or running.renewed <= oldest:
+            if (running.lease.item.id, running.lease.queue) in lost or running.renewed <= oldest:
                 self._fence_off(running)
 
     def _fence_off(self, running: _Running) -> None:
         """The lease may be another's by now: stop."""
+        if self._running.get((running.lease.item.id, running.lease.queue)) is not running:
+            # It ended while its renewal was on its way.
+            return
         if not running.fence.lost:
-            _log.warn("{event}", event="queue.lease-expired", queueId=running.lease.item.id_text)
+            _log.info(
+                "{event}", event="queue.lease-expired", queueId=running.lease.item.id_text, queue=running.lease.queue
+            )
         running.fence.lost = True
-        if running.deferred is not None and not running.fence.recording:
-            running.deferred.cancel()
-
-    def _sweep(self) -> None:
-        if self._is_open:
-            self._sweep_call = self._clock.callLater(self._pace.sweep_seconds, self._sweep)
-            Deferred.fromCoroutine(self._sweep_expired()).addErrback(self._broken)
-
-    async def _sweep_expired(self) -> None:
-        """Close what has expired although no lane got to it: a queue that is full, or that nobody serves."""
-        try:
-            leases = await self._around.store.expired(self._around.wall_ms(), _SWEEP_UNITS)
-        except StoreFailed as fault:
-            _log.error("{event}", event="queue.claim-failed", details=str(fault))
-            return
-        if not self._is_open:
-            await self._give_back(leases)
-            return
-        for lease in leases:
-            self._begin(lease, None)
+        self._end_unless_needed(running)
 
     def _broken(self, failure: Failure) -> None:
         """A fault of the program in a scan: told, and looked again at the poll limit."""
         _log.failure("{event}", failure, event="queue.scheduler-failed")
         self._look_again_in(self._pace.poll_seconds)
+
+
+def _rank(lease: Lease, now_ms: int) -> int:
+    """How early a unit of one claim begins: its priority, or the highest when it has waited for long."""
+    due = min((one.retry_due_ms for one in lease.item.recipients if one.retry_due_ms is not None), default=now_ms)
+    return _HIGHEST if due < now_ms - _OVERDUE_MS else lease.item.priority
 
 
 def _cancel(call: IDelayedCall | None) -> None:

@@ -79,6 +79,8 @@ class QueuedRecipient:
     held: bool = False
     schedule: str = "default"
     """The name of the schedule whose intervals apply."""
+    route_override: str | None = None
+    """The route an operator has chosen; it wins over `queue.strategy.route`."""
 
     @property
     def domain(self) -> str:
@@ -187,6 +189,80 @@ class Lease:
     item: QueueItem
     queue: str
     generation: int
+
+
+class Phase(Enum):
+    """How far an attempt has come; after the last one nobody knows what the next hop has taken."""
+
+    CLAIMED = "claimed"
+    ROUTED = "routed"
+    """The hosts are known."""
+    CONNECTED = "connected"
+    """Greeting, EHLO, TLS and AUTH are done."""
+    ENVELOPE = "envelope"
+    """MAIL and RCPT are answered."""
+    TRANSMITTING = "transmitting"
+    """The octets that end the message may have been sent, and no result is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transmission:
+    """One transaction of an attempt, as the journal has it; `number` counts them from 0."""
+
+    number: int
+    route: str
+    host: str
+    ip: str
+    indexes: tuple[int, ...]
+    """The recipients it is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where an attempt is: `since_ms` is when it came there, which is its last progress."""
+
+    phase: Phase
+    transmission: Transmission
+    since_ms: int
+
+
+class Late(Enum):
+    """What a result was worth that came after its lease was lost."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    """Delivered, and it had been delivered before."""
+    TOLD = "told"
+    """Nothing was changed: another attempt goes on, or the sender knows another end already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A transaction whose end nobody knows: the message may have been taken."""
+
+    addresses: tuple[str, ...]
+    host: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lapsed:
+    """A unit that was taken from its deliverer, who is gone or takes too long."""
+
+    queue_id: int
+    queue: str
+    owner: str
+    doubts: tuple[Doubt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A lease that was revoked: its attempt made no progress for `age_ms`."""
+
+    lapsed: Lapsed
+    phase: Phase
+    host: str
+    age_ms: int
 
 
 @dataclass(frozen=True, slots=True)

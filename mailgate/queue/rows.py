@@ -35,6 +35,7 @@ RECIPIENT = (
     "message_id, idx, address, orcpt, notify_flags, queue, schedule, state, status_json, retry_due, retry_num,"
     " notify_due, notify_num, expires_kind, expires_value, dsn_sent, held_since"
 )
+RECIPIENT_READ = f"{RECIPIENT}, route_override"
 UNIT = "message_id, queue, due, expires, lease_gen"
 
 INLINE = "inline"
@@ -98,7 +99,7 @@ def recipient_row(message: NewMessage, recipient: QueuedRecipient) -> Row:
     )
 
 
-def update_row(message_id: int, update: RecipientUpdate) -> Row:
+def update_row(message_id: int, update: RecipientUpdate, now_ms: int) -> Row:
     """The cells of `UPDATE recipient` in the order of its statement, key and state guard last."""
     state = update.state._value_
     return (
@@ -107,12 +108,14 @@ def update_row(message_id: int, update: RecipientUpdate) -> Row:
         update.queue,
         update.schedule,
         update.retry_due_ms,
+        update.retry_due_ms,
         update.retry_num,
         update.notify_due_ms,
         update.notify_num,
         update.expiry.by._value_,
         update.expiry.value,
         update.dsn_sent,
+        now_ms,
         message_id,
         update.index,
         state,
@@ -183,6 +186,7 @@ def recipient(row: Sequence[Cell]) -> QueuedRecipient:
         value,
         dsn_sent,
         held_since,
+        route_override,
     ) = row
     return QueuedRecipient(
         index=_number(idx),
@@ -200,6 +204,7 @@ def recipient(row: Sequence[Cell]) -> QueuedRecipient:
         dsn_sent=bool(dsn_sent),
         held=held_since is not None,
         schedule=_text(schedule),
+        route_override=_text_or_none(route_override),
     )
 
 

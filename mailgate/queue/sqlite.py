@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from hashlib import sha256
@@ -24,13 +24,22 @@ from twisted.logger import Logger
 from mailgate.crash.point import ARMED, passed
 from mailgate.queue import lease as host
 from mailgate.queue import place, reads, recover
-from mailgate.queue.connection import connect
 from mailgate.queue.content import BLOCK_OCTETS, content
-from mailgate.queue.item import Lease, NewMessage, QueueItem, RecipientUpdate, queue_id_text
+from mailgate.queue.item import (
+    Lapsed,
+    Late,
+    Lease,
+    NewMessage,
+    QueueItem,
+    RecipientUpdate,
+    Stuck,
+    Transmission,
+    Whereabouts,
+    queue_id_text,
+)
 from mailgate.queue.migrate import migrate
 from mailgate.queue.operate import Change, Order, Picked, carry_out
 from mailgate.queue.reads import Reader, StoredContent
-from mailgate.queue.repair import repair_ledger, repair_message
 from mailgate.queue.spool import FileSpool, RunBlocking
 from mailgate.queue.store import ContentReader, StoreFailed
 from mailgate.queue.tables import Recorded, Tables, hash_text, items
@@ -39,7 +48,11 @@ from mailgate.queue.writer import Writer
 
 INLINE_OCTETS = 262_144
 MIN_FREE_OCTETS = 268_435_456
+BUSY_SECONDS = 10.0
+# Contents are most of what is written: large pages take them in a quarter of the steps.
+_NEW_FILE = ("page_size = 16384", "auto_vacuum = INCREMENTAL")
 _GARBAGE_INTERVAL = timedelta(hours=1)
+_LOG_KEPT_OCTETS = 64 * 1024 * 1024
 # A queue id: milliseconds, then 6 bits of the process, then 14 bits of a sequence.
 _SEQUENCE_BITS = 14
 _PROCESS_BITS = 6
@@ -48,13 +61,38 @@ _SEQUENCES = 1 << _SEQUENCE_BITS
 _log = Logger(namespace="mailgate.queue")
 
 
+def connect(path: str, *, write: bool) -> sqlite3.Connection:
+    """Open a connection as every process of the store does. Raises `sqlite3.Error`."""
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=256)
+    try:
+        # Deleted octets need not be overwritten: whoever reads the file may read the mail in it.
+        for setting in (
+            # Of an empty file only: later it would be a write, and without effect.
+            *(_NEW_FILE if write and not os.path.getsize(path) else ()),
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "secure_delete = OFF",
+            "temp_store = MEMORY",
+            "wal_autocheckpoint = 0",
+            f"journal_size_limit = {_LOG_KEPT_OCTETS}",
+            f"query_only = {'OFF' if write else 'ON'}",
+        ):
+            db.execute(f"PRAGMA {setting}").fetchall()
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
 class SqliteStore:
     """The `QueueStore` of one host.
 
     `path` is the database, beside which `<path>.lock` is made; `lease` is how
     long a claimed unit stays claimed without `renew`; spool files without a
     message are garbage after `garbage_age`, which must be longer than any
-    inbound session. `process` (0 to 63) differs between the processes that
+    inbound session. The journal outlives a power cut only when it is synced.
+    `process` (0 to 63) differs between the processes that
     make queue ids for one store. `boot_ms` is a clock nobody can set.
     """
 
@@ -68,7 +106,8 @@ class SqliteStore:
         inline_octets: int = INLINE_OCTETS,
         min_free_octets: int = MIN_FREE_OCTETS,
         lease: timedelta = timedelta(seconds=60),
-        garbage_age: timedelta = recover.GARBAGE_AGE,
+        garbage_age: timedelta = timedelta(hours=1),
+        journal_synced: bool = True,
         process: int = 0,
         wall_ms: Callable[[], int] = host.wall_ms,
         boot_ms: Callable[[], int] = host.boot_ms,
@@ -85,6 +124,7 @@ class SqliteStore:
         self._boot_ms = boot_ms
         self._space = place.Space((os.path.dirname(path) or ".", spool_dir), min_free_octets)
         self._writer = Writer(reactor, self._space, self._open, self._close)
+        self._writer.marks_are_synced = journal_synced
         self._reader = Reader(reactor, lambda: connect(path, write=False))
         self._in_files: WeakValueDictionary[int, FileSpool] = WeakValueDictionary()
         self._lock: int | None = None
@@ -94,9 +134,10 @@ class SqliteStore:
         self._next_collection: DelayedCall | None = None
         self._collecting: Deferred[None] | None = None
 
-    def adjust(self, inline_octets: int, min_free_octets: int) -> None:
-        """Take other limits for the messages that come in from now on."""
+    def adjust(self, inline_octets: int, min_free_octets: int, journal_synced: bool) -> None:
+        """Take other limits for the messages that come in from now on, and another way to keep the journal."""
         self._inline_octets = inline_octets
+        self._writer.marks_are_synced = journal_synced
         self._space.demand_from_now(min_free_octets)
 
     # --- start and stop -------------------------------------------------------
@@ -154,20 +195,21 @@ class SqliteStore:
             migrate(db)
             place.sync_directory(directory)
             me = host.Owner.this_process()
-            freed = recover.release_dead(db, me)
+            freed = recover.release_dead(db, me, self._wall_ms())
             if freed:
-                _log.info("{event}", event="queue.leases-released", count=freed)
+                _log.info("{event}", event="queue.leases-released", count=len(freed))
+                _tell_doubts(freed)
             newest: int | None = db.execute("SELECT max(id) FROM message").fetchone()[0]
             # Also when the clock was set back: ids ascend past those that are there.
             self._id_ms = ((newest or 0) >> (_SEQUENCE_BITS + _PROCESS_BITS)) + 1
         except BaseException:
             db.close()
             raise
-        return Tables(db, me.text, self._lease_ms)
+        return Tables(db, me.text, self._lease_ms, self._wall_ms)
 
     def _close(self, tables: Tables) -> None:
         try:
-            tables.release_all()
+            _tell_doubts(tables.release_all())
             tables.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         finally:
             tables.db.close()
@@ -220,8 +262,8 @@ class SqliteStore:
         """Lease due units of the given virtual queues, at most so many of each, due order first."""
         boot = self._boot_ms()
 
-        def change(tables: Tables) -> tuple[list[tuple[int, str]], list[Lease]]:
-            return tables.lapse(boot), tables.claim(slots, now_ms, boot)
+        def change(tables: Tables) -> tuple[list[Lapsed], list[Lease]]:
+            return tables.lapse(boot, now_ms), tables.claim(slots, now_ms, boot)
 
         leases = _announced(await self._writer.submit(change))
         if ARMED and leases:
@@ -232,56 +274,97 @@ class SqliteStore:
         """Lease units with an open recipient past its time to live, whatever their queue, due time or free slots."""
         boot = self._boot_ms()
 
-        def change(tables: Tables) -> tuple[list[tuple[int, str]], list[Lease]]:
-            return tables.lapse(boot), tables.expired(now_ms, limit, boot)
+        def change(tables: Tables) -> tuple[list[Lapsed], list[Lease]]:
+            return tables.lapse(boot, now_ms), tables.expired(now_ms, limit, boot)
 
         return _announced(await self._writer.submit(change))
 
-    async def renew(self, leases: Sequence[Lease]) -> set[int]:
-        """Extend leases; answers the queue ids of those that are lost."""
+    async def renew(
+        self, leases: Sequence[Lease], moved: Mapping[tuple[int, str], Whereabouts]
+    ) -> set[tuple[int, str]]:
+        """Extend leases, and write down where those attempts are that have moved; answers the units that are lost."""
         boot = self._boot_ms()
-        lost = await self._writer.submit(lambda tables: tables.renew(leases, boot))
+        lost = await self._writer.submit(lambda tables: tables.renew(leases, moved, boot))
         if ARMED and len(lost) < len(leases):
             passed("S3")
         return lost
 
+    async def revoke_stuck(self, before_ms: int, limit: int) -> list[Stuck]:
+        """Take the leases of attempts that made no progress since `before_ms`."""
+        now = self._wall_ms()
+        stuck = await self._writer.submit(lambda tables: tables.revoke(before_ms, now, limit))
+        _tell_doubts([each.lapsed for each in stuck])
+        return stuck
+
+    def transmitting(self, lease: Lease, transmission: Transmission) -> Deferred[frozenset[int] | None]:
+        """Write down that the last octets of a message are about to be sent, durably, before it fires."""
+        boot = self._boot_ms()
+        return self._writer.mark(lambda tables: tables.transmitting(lease, transmission, boot))
+
+    def late(self, lease: Lease, learnt: Sequence[RecipientUpdate]) -> Deferred[Mapping[int, Late]]:
+        """Store what is still news of results whose lease was lost; what each was worth, by recipient index."""
+        boot = self._boot_ms()
+        return self._writer.submit(lambda tables: tables.late(lease, learnt, boot))
+
     def record(
-        self, lease: Lease, updates: Sequence[RecipientUpdate], dsn: NewMessage | None, end: bool
-    ) -> Deferred[bool]:
-        """Store results in one transaction, and the DSN they call for with them. False: the lease was lost."""
+        self,
+        lease: Lease,
+        updates: Sequence[RecipientUpdate],
+        dsn: NewMessage | None,
+        end: bool,
+        closes: bool = True,
+        silenced: frozenset[int] = frozenset(),
+    ) -> Deferred[bool | frozenset[int]]:
+        """Store results in one transaction, and the DSN they call for with them. False: the lease was lost.
+
+        A set: the DSN tells of these recipients, who have been cancelled, and nothing was stored.
+        """
         if lease.item.spooled or (dsn is not None and dsn.content.path is not None):
-            return Deferred.fromCoroutine(self._record_with_files(lease, updates, dsn, end))
+            return Deferred.fromCoroutine(self._record_with_files(lease, updates, dsn, end, closes, silenced))
         notice = None if dsn is None else (dsn, None)
-        return self._record(lease, updates, notice, end).addCallback(_was_kept)
+        return self._record(lease, updates, notice, end, closes, silenced).addCallback(_was_kept)
 
     def _record(
-        self, lease: Lease, updates: Sequence[RecipientUpdate], notice: tuple[NewMessage, str | None] | None, end: bool
-    ) -> Deferred[Recorded]:
+        self,
+        lease: Lease,
+        updates: Sequence[RecipientUpdate],
+        notice: tuple[NewMessage, str | None] | None,
+        end: bool,
+        closes: bool,
+        silenced: frozenset[int],
+    ) -> Deferred[Recorded | frozenset[int]]:
         octets = 0 if notice is None else len(notice[0].prefix) + len(notice[0].content.octets or b"")
-        return self._writer.submit(lambda tables: tables.record(lease, updates, notice, end), octets)
+        return self._writer.submit(lambda tables: tables.record(lease, updates, notice, end, closes, silenced), octets)
 
     async def _record_with_files(
-        self, lease: Lease, updates: Sequence[RecipientUpdate], dsn: NewMessage | None, end: bool
-    ) -> bool:
+        self,
+        lease: Lease,
+        updates: Sequence[RecipientUpdate],
+        dsn: NewMessage | None,
+        end: bool,
+        closes: bool,
+        silenced: frozenset[int],
+    ) -> bool | frozenset[int]:
         dsn_file = dsn.id if dsn is not None and dsn.content.path is not None else None
         try:
             notice: tuple[NewMessage, str | None] | None = None
             if dsn is not None:
                 self._take_over(dsn)
                 notice = (dsn, None if dsn_file is None else await self._file_hash(dsn))
-            done = await self._record(lease, updates, notice, end)
+            done = await self._record(lease, updates, notice, end, closes, silenced)
         except StoreFailed:
             # Only now is it known that nothing refers to the file: one who gives up waiting does not know.
             if dsn_file is not None:
                 await self._remove_file(dsn_file)
             raise
-        if done is Recorded.LEASE_LOST and dsn_file is not None:
+        kept = _was_kept(done)
+        if kept is not True and dsn_file is not None:
             await self._remove_file(dsn_file)
         if done is Recorded.REMOVED and lease.item.spooled:
             if ARMED:
                 passed("F2")
             await self._remove_file(lease.item.id)
-        return _was_kept(done)
+        return kept
 
     async def read(self, item: QueueItem) -> ContentReader:
         """Open the stored octets. Raises `StoreFailed` when they are missing or not as long as `item` says."""
@@ -331,17 +414,6 @@ class SqliteStore:
             if change.spooled:
                 await self._remove_file(change.id)
         return changes
-
-    async def repair(self, ids: Sequence[int], ledger: bool) -> None:
-        """Put the rows of these messages right, and what is used of quotas, in one transaction (`repair.py`)."""
-
-        def change(tables: Tables) -> None:
-            for id_ in ids:
-                repair_message(tables.db, id_)
-            if ledger:
-                repair_ledger(tables.db)
-
-        await self._writer.submit(change)
 
     async def set_flag(self, name: str, value: str | None) -> None:
         """Keep a word about the whole queue, for every process of it; None forgets it."""
@@ -426,12 +498,26 @@ class SqliteStore:
         return os.path.join(self._spool_dir, place.spool_name(queue_id))
 
 
-def _was_kept(done: Recorded) -> bool:
-    return done is not Recorded.LEASE_LOST
+def _was_kept(done: Recorded | frozenset[int]) -> bool | frozenset[int]:
+    return done if isinstance(done, frozenset) else done is not Recorded.LEASE_LOST
 
 
-def _announced(result: tuple[list[tuple[int, str]], list[Lease]]) -> list[Lease]:
+def _announced(result: tuple[list[Lapsed], list[Lease]]) -> list[Lease]:
     lapsed, leases = result
-    for queue_id, queue in lapsed:
-        _log.warn("{event}", event="queue.lease-expired", queueId=queue_id_text(queue_id), queue=queue)
+    for each in lapsed:
+        _log.info("{event}", event="queue.lease-expired", queueId=queue_id_text(each.queue_id), queue=each.queue)
+    _tell_doubts(lapsed)
     return leases
+
+
+def _tell_doubts(lapsed: Iterable[Lapsed]) -> None:
+    for each in lapsed:
+        for doubt in each.doubts:
+            _log.warn(
+                "{event}",
+                event="delivery.in-doubt",
+                queueId=queue_id_text(each.queue_id),
+                to=list(doubt.addresses),
+                host=doubt.host,
+                since=doubt.since_ms,
+            )

@@ -13,7 +13,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from mailgate.queue.charge import Charge, Usage
-from mailgate.queue.item import Content, Lease, NewMessage, QueueItem, RecipientUpdate
+from mailgate.queue.item import (
+    Content,
+    Late,
+    Lease,
+    NewMessage,
+    QueueItem,
+    RecipientUpdate,
+    Stuck,
+    Transmission,
+    Whereabouts,
+)
 
 if TYPE_CHECKING:
     # The command line reads the queue and need not load Twisted for a name.
@@ -115,8 +125,31 @@ class QueueStore(Protocol):
         """
         ...
 
-    async def renew(self, leases: Sequence[Lease]) -> set[int]:
-        """Extend leases; answers the queue ids of those that are lost."""
+    async def renew(
+        self, leases: Sequence[Lease], moved: Mapping[tuple[int, str], Whereabouts]
+    ) -> set[tuple[int, str]]:
+        """Extend leases; answers the units (queue id, virtual queue) that are lost.
+
+        `moved` says where those attempts are that got further since the last
+        time, by unit: it goes into the journal, and counts as progress.
+        """
+        ...
+
+    async def revoke_stuck(self, before_ms: int, limit: int) -> list[Stuck]:
+        """Take the leases of attempts that made no progress since `before_ms`; what these learn comes late."""
+        ...
+
+    def transmitting(self, lease: Lease, transmission: Transmission) -> Deferred[frozenset[int] | None]:
+        """Write down that the last octets of a message are about to be sent: durably, before it fires.
+
+        Answers the recipients it may still be sent to, without those that were
+        delivered, given up or cancelled meanwhile; None when the lease is
+        lost: then those octets must not be sent. Fails with `StoreFailed`.
+        """
+        ...
+
+    def late(self, lease: Lease, learnt: Sequence[RecipientUpdate]) -> Deferred[Mapping[int, Late]]:
+        """Store what is still news of results whose lease was lost; what each was worth, by recipient index."""
         ...
 
     async def read(self, item: QueueItem) -> ContentReader:
@@ -124,13 +157,23 @@ class QueueStore(Protocol):
         ...
 
     def record(
-        self, lease: Lease, updates: Sequence[RecipientUpdate], dsn: NewMessage | None, end: bool
-    ) -> Deferred[bool]:
+        self,
+        lease: Lease,
+        updates: Sequence[RecipientUpdate],
+        dsn: NewMessage | None,
+        end: bool,
+        closes: bool = True,
+        silenced: frozenset[int] = frozenset(),
+    ) -> Deferred[bool | frozenset[int]]:
         """Store results in one transaction, and the DSN they call for with them.
 
-        With `end` the lease is given back, and the message is removed when no
-        recipient is open and none waits for its notification. False when the
-        lease was lost: then nothing was stored.
+        With `end` the lease is given back, what operators asked for during the
+        attempt is done, and the message is removed when no recipient is open
+        and none waits for its notification. With `closes` the transactions in
+        the journal have all their results. False when the lease was lost: then
+        nothing was stored. Nothing either when the DSN tells of recipients who
+        were cancelled meanwhile: answers them, and the caller makes another,
+        naming them in `silenced`.
         """
         ...
 

@@ -63,6 +63,10 @@ class Insertion(Job[Tables]):
             self.deferred.callback(None)
 
 
+class Mark(Call[Tables, T]):
+    """A word in the journal, which need not survive a power cut where the operator says so (`queue.journal`)."""
+
+
 class Writer:
     """Commits changes in groups. `submit` and `insert` are called on the reactor thread."""
 
@@ -74,6 +78,9 @@ class Writer:
         closing: Callable[[Tables], None],
     ) -> None:
         self._space = space
+        self.marks_are_synced = True
+        """Whether what only the journal says is synced like everything else."""
+        self._is_synced = True
         self._thread = StoreThread("queue-writer", reactor, opening, self._work, closing)
         self._since_checkpoint = 0
 
@@ -97,9 +104,16 @@ class Writer:
         self._thread.submit(job)
         return job.deferred
 
+    def mark(self, change: Callable[[Tables], T]) -> Deferred[T]:
+        """Make a change of the journal."""
+        job = Mark(change)
+        self._thread.submit(job)
+        return job.deferred
+
     # Below: on the writer thread.
 
     def _work(self, tables: Tables, batch: Sequence[Job[Tables]]) -> None:
+        self._sync_if(tables.db, self.marks_are_synced or not all(isinstance(job, Mark) for job in batch))
         batch = self._with_room(batch)
         if batch and not _commit_together(tables, batch):
             _commit_apart(tables, batch)
@@ -107,6 +121,12 @@ class Writer:
         if self._since_checkpoint >= _CHECKPOINT_OCTETS:
             self._since_checkpoint = 0
             _tidy(tables.db)
+
+    def _sync_if(self, db: sqlite3.Connection, wanted: bool) -> None:
+        """Have the next commit synced, or not: what is not outlives this process, and is on disk with the next."""
+        if wanted is not self._is_synced:
+            db.execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
+            self._is_synced = wanted
 
     def _with_room(self, batch: Sequence[Job[Tables]]) -> Sequence[Job[Tables]]:
         """The jobs without new mail when the disk is too full for it; results and notifications go on."""

@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 from twisted.internet.defer import Deferred, fail, succeed
 
 from mailgate.queue.charge import EMPTY, Usage, is_over
-from mailgate.queue.item import Content, Lease, NewMessage, QueueItem, RecipientUpdate
+from mailgate.queue.item import (
+    Content,
+    Late,
+    Lease,
+    NewMessage,
+    QueueItem,
+    RecipientUpdate,
+    Stuck,
+    Transmission,
+    Whereabouts,
+)
 from mailgate.queue.store import ContentReader, QuotaExceeded, StoreFailed
 from mailgate.rehearsal.case import QuotaAnswer
 
@@ -81,17 +91,37 @@ class NoStore:
         """Nothing ever expires."""
         return []
 
-    async def renew(self, leases: Sequence[Lease]) -> set[int]:
+    async def renew(
+        self, leases: Sequence[Lease], moved: Mapping[tuple[int, str], Whereabouts]
+    ) -> set[tuple[int, str]]:
         """There are no leases."""
         return set()
+
+    async def revoke_stuck(self, before_ms: int, limit: int) -> list[Stuck]:
+        """There are no leases."""
+        return []
+
+    def transmitting(self, lease: Lease, transmission: Transmission) -> Deferred[frozenset[int] | None]:
+        """There are no leases."""
+        return succeed(None)
+
+    def late(self, lease: Lease, learnt: Sequence[RecipientUpdate]) -> Deferred[Mapping[int, Late]]:
+        """Nothing is ever delivered."""
+        return succeed({})
 
     async def read(self, item: QueueItem) -> ContentReader:
         """There are no octets."""
         raise StoreFailed("a rehearsal keeps no message")
 
     def record(
-        self, lease: Lease, updates: Sequence[RecipientUpdate], dsn: NewMessage | None, end: bool
-    ) -> Deferred[bool]:
+        self,
+        lease: Lease,
+        updates: Sequence[RecipientUpdate],
+        dsn: NewMessage | None,
+        end: bool,
+        closes: bool = True,
+        silenced: frozenset[int] = frozenset(),
+    ) -> Deferred[bool | frozenset[int]]:
         """There are no leases."""
         return succeed(False)
 

@@ -31,8 +31,10 @@ from mailgate.deliver.events import log as log_event
 from mailgate.deliver.maildir import LocalDelivery
 from mailgate.deliver.opening import Opener
 from mailgate.deliver.plan import build_plan, schedule_table
+from mailgate.deliver.results import Generation
 from mailgate.deliver.reuse import IdleConnections
-from mailgate.deliver.unit import Generation, Surroundings
+from mailgate.deliver.sweep import Rounds, Sweeper
+from mailgate.deliver.unit import Surroundings
 from mailgate.deliver.wake import Pace, Wake
 from mailgate.dns.backend import DnsOptions, DnsResolver, Server, system_servers
 from mailgate.dns.budget import Budget, BudgetedResolver
@@ -160,6 +162,7 @@ class Program:
     ring: Ring | None
     """None as long as no generation wanted decisions recorded."""
     wake: Wake
+    sweeper: Sweeper
     idle: IdleConnections
     client_tls: ClientTls
     factories: tuple[ListenerFactory, ...]
@@ -173,6 +176,7 @@ class Renewal:
     factories: tuple[ListenerFactory, ...]
     delivery: Generation
     pace: Pace
+    rounds: Rounds
     ring: Ring | None
     """The record of decisions: the one there is, one that is not yet started, or None where there shall be none."""
 
@@ -235,7 +239,8 @@ class _Parts:
             resolver=dns,
         )
         queue = settings.queue
-        self.pace = Pace(queue.poll.total_seconds(), queue.lease.total_seconds(), queue.sweep.total_seconds())
+        self.pace = Pace(queue.poll.total_seconds(), queue.lease.total_seconds())
+        self.rounds = Rounds(queue.sweep.total_seconds(), queue.stall.total_seconds())
 
     def listeners(
         self, settings: Settings, reactor: PosixReactorBase, store: SqliteStore, ring: Ring | None, wake: Wake
@@ -267,6 +272,7 @@ def build(settings: Settings, reactor: PosixReactorBase, secrets: Collection[str
         inline_octets=settings.queue.inline_size,
         min_free_octets=min_free_octets(settings),
         lease=settings.queue.lease,
+        journal_synced=settings.queue.journal == "sync",
     )
     parts = _Parts(settings, reactor, store)
     client_tls = ClientTls()
@@ -288,9 +294,10 @@ def build(settings: Settings, reactor: PosixReactorBase, secrets: Collection[str
         pause=partial(deferLater, reactor),
     )
     wake = Wake(around, parts.delivery, reactor, parts.pace)
+    sweeper = Sweeper(around, parts.delivery, reactor, wake.nudge, parts.rounds)
     ring = _ring(settings, secrets)
     made = parts.listeners(settings, reactor, store, ring, wake)
-    return Program(reactor, store, ring, wake, idle, client_tls, made)
+    return Program(reactor, store, ring, wake, sweeper, idle, client_tls, made)
 
 
 def renew(program: Program, settings: Settings, secrets: Collection[str] = ()) -> Renewal:
@@ -303,7 +310,7 @@ def renew(program: Program, settings: Settings, secrets: Collection[str] = ()) -
     if settings.decisions.enable:
         ring = program.ring or _ring(settings, secrets)
     made = parts.listeners(settings, program.reactor, program.store, ring, program.wake)
-    return Renewal(made, parts.delivery, parts.pace, ring)
+    return Renewal(made, parts.delivery, parts.pace, parts.rounds, ring)
 
 
 def blocking(reactor: PosixReactorBase) -> RunBlocking:

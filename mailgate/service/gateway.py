@@ -133,6 +133,7 @@ class Gateway(Service):
         if program.ring is not None:
             program.ring.start()
         program.wake.start()
+        program.sweeper.start()
         self.listeners.serve()
         _log.info("{event}", event="server.started", hostname=self.reloader.in_use.settings.server.hostname)
         settle_memory()
@@ -199,8 +200,11 @@ class Gateway(Service):
 
     async def _end(self, grace: float) -> None:
         program = self.program
-        await self.listeners.stop(grace)
+        # At the same time: nothing new is attempted while clients take their leave.
+        leaving = Deferred.fromCoroutine(self.listeners.stop(grace))
         await program.wake.stop(grace)
+        await program.sweeper.stop()
+        await leaving
         program.idle.stop()
         await program.store.stop()
         if program.ring is not None:

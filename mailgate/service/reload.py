@@ -147,7 +147,7 @@ class Reloader:
     def _put_in_place(self, loaded: Loaded, renewal: Renewal) -> None:
         """What cannot fail, after all that could."""
         program, settings = self._program, loaded.settings
-        program.store.adjust(settings.queue.inline_size, min_free_octets(settings))
+        program.store.adjust(settings.queue.inline_size, min_free_octets(settings), settings.queue.journal == "sync")
         if renewal.ring is not None:
             if program.ring is None:
                 program.ring = renewal.ring
@@ -156,6 +156,7 @@ class Reloader:
             program.ring.keep(size_octets=kept.max_size, age=kept.max_age, secrets=loaded.secrets)
         program.client_tls.forget()
         program.wake.use(renewal.delivery, renewal.pace)
+        program.sweeper.use(renewal.delivery, renewal.rounds)
 
 
 def restart_only(old: Settings, new: Settings) -> Iterator[tuple[Path, str]]:

@@ -106,6 +106,8 @@ def test_what_one_group_came_to_survives_a_crash_in_the_next(tmp_path, authority
         hop.script("DOT", "250 2.0.0 taken")
         hop.release()
         with gateway:
+            gateway.wait_log("delivery.in-doubt")
+            gateway.hasten()
             gateway.wait_queue_empty()
         sent = sorted(address for one in hop.messages for address in one.recipients)
         # The hop had taken `c` when the daemon was killed, who could not know: only that one may come twice.

@@ -9,10 +9,13 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
 from mailgate.config.load import load_text
+from mailgate.deliver.fence import Fence
 from mailgate.deliver.maildir import LocalDelivery
 from mailgate.deliver.nexthop import HopFailure
 from mailgate.deliver.plan import build_plan, schedule_table
-from mailgate.deliver.unit import Fence, Generation, Surroundings, UnitAttempt
+from mailgate.deliver.results import Generation
+from mailgate.deliver.sweep import Rounds, Sweeper
+from mailgate.deliver.unit import Surroundings, UnitAttempt
 from mailgate.deliver.wake import Pace, Wake, pause_with
 from mailgate.mail.status import Delayed, Delivered, ErrorKind, Failed, RecipientStatus, RemoteReply
 from mailgate.mail.unknown import Unknown
@@ -74,7 +77,7 @@ class Remote:
         self.crash = None
         self.cancelled = 0
 
-    async def run(self, item, recipients, hops, settle=None):
+    async def run(self, item, recipients, hops, watch=None):
         self.runs.append((item, [one.address for one in recipients]))
         found = [hop async for hop in hops]
         self.hops.append(found)
@@ -153,6 +156,9 @@ class World:
 
     def wake(self):
         return Wake(self.around, self.generation, self.clock, self.pace)
+
+    def sweeper(self, wake=lambda: None, rounds=None):
+        return Sweeper(self.around, self.generation, self.clock, wake, rounds or Rounds())
 
     def one(self, index=0, id=0x1234):
         """A recipient as the store has it."""

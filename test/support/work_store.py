@@ -8,7 +8,7 @@ from support.memory_store import MemorySpool
 from twisted.internet.defer import Deferred, fail, succeed
 
 from mailgate.mail.envelope import NOTIFY_DEFAULT
-from mailgate.queue.item import ExpiresBy, Expiry, Lease, NewMessage, QueuedRecipient, QueueItem, Source
+from mailgate.queue.item import ExpiresBy, Expiry, Late, Lease, NewMessage, QueuedRecipient, QueueItem, Source
 from mailgate.queue.schedule import due_ms, expires_ms
 from mailgate.queue.store import StoreFailed
 
@@ -64,6 +64,15 @@ class WorkStore:
         self.lost: set[int] = set()
         self.fail_claims = self.fail_records = self.fail_renewals = 0
         self.fail_dsns = False
+        self.fail_marks = 0
+        self.marks: list = []
+        self.moved: list[dict] = []
+        self.looks: list[int] = []
+        self.stuck: list = []
+        self.canceled: set[int] = set()
+        """Indexes of recipients an operator has cancelled during an attempt."""
+        self.late_results: list[tuple] = []
+        self.worth = Late.STORED
         self.slow_claims: list[Deferred] | None = None
         self.block = 256 * 1024
         self._last_id = 0xD000
@@ -118,25 +127,52 @@ class WorkStore:
                     found.append(self.lease(item, queue))
         return found[:limit]
 
-    async def renew(self, leases):
+    async def renew(self, leases, moved):
         self.renewals.append(list(leases))
+        self.moved.append(dict(moved))
         if self.fail_renewals:
             self.fail_renewals -= 1
             raise StoreFailed("busy")
-        return {lease.item.id for lease in leases if lease.item.id in self.lost}
+        return {(lease.item.id, lease.queue) for lease in leases if lease.item.id in self.lost}
+
+    async def revoke_stuck(self, before_ms, limit):
+        self.looks.append(before_ms)
+        stuck, self.stuck = self.stuck, []
+        return stuck
+
+    def transmitting(self, lease, transmission):
+        if self.fail_marks:
+            self.fail_marks -= 1
+            return fail(StoreFailed("disk"))
+        if self.leases.get((lease.item.id, lease.queue)) != lease.generation or lease.item.id in self.lost:
+            return succeed(None)
+        self.marks.append(transmission)
+        rows = self.items[lease.item.id].recipients
+        left = {n for n in transmission.indexes if not rows[n].state.is_final and n not in self.canceled}
+        return succeed(frozenset(left))
+
+    def late(self, lease, learnt):
+        if self.fail_records:
+            self.fail_records -= 1
+            return fail(StoreFailed("disk"))
+        self.late_results.append((lease, tuple(learnt)))
+        return succeed({update.index: self.worth for update in learnt})
 
     async def read(self, item):
         if item.id not in self.contents:
             raise StoreFailed("no content")
         return Reader(self.contents[item.id], self.block)
 
-    def record(self, lease, updates, dsn, end):
+    def record(self, lease, updates, dsn, end, closes=True, silenced=frozenset()):
         if self.fail_records or (dsn is not None and self.fail_dsns):
             self.fail_records = max(0, self.fail_records - 1)
             return fail(StoreFailed("disk"))
         key = (lease.item.id, lease.queue)
         if self.leases.get(key) != lease.generation or lease.item.id in self.lost:
             return succeed(False)
+        unmentionable = self.canceled & {update.index for update in updates} - silenced
+        if dsn is not None and unmentionable:
+            return succeed(frozenset(unmentionable))
         self.records.append((lease, tuple(updates), dsn, end))
         item = self.items[lease.item.id]
         rows = list(item.recipients)

@@ -329,3 +329,16 @@ class QueueSettings:
     )
     poll: timedelta = key(DURATION, default="5s", doc="Longest time between two looks for due mail.")
     sweep: timedelta = key(DURATION, default="30s", doc="Interval at which expired mail is looked for.")
+    stall: timedelta = key(
+        DURATION,
+        default="15m",
+        doc="Time without progress after which an attempt counts as stuck and its mail may be tried again; longer than "
+        "every time-out of `queue.connection` and `queue.tls`.",
+    )
+    journal: str = key(
+        word("sync", "async"),
+        default="sync",
+        doc="Whether the note that a message is being handed over is synced to disk before its last octets are sent: "
+        "`sync`, or `async`, which saves a sync for each message and forgets these notes in a power cut; mail that may "
+        "have been delivered just then is repeated at once instead of after a minute, and nobody is told.",
+    )

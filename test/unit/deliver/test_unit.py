@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from mailgate.deliver.attempt import Interrupted
-from mailgate.deliver.unit import Fence
+from mailgate.deliver.fence import Fence
 from mailgate.mail.envelope import DeliverBy, Notify, Ret
 from mailgate.mail.status import Delayed, Delivered, ErrorKind, RecipientStatus, RemoteReply
 from mailgate.mail.unknown import Unknown
@@ -229,7 +229,7 @@ def test_a_lost_lease_between_groups_stops_the_attempt(world):
     item = world.store.add(message(recipient("a@example.org"), recipient("x@other.example")))
     lost = world.remote
 
-    async def run(item, recipients, hops, settle):
+    async def run(item, recipients, hops, watch):
         world.store.lost.add(item.id)
         return {one.index: delivered() for one in recipients}
 
@@ -257,7 +257,7 @@ def test_an_unexpected_fault_delays_its_group_and_no_other(world):
 
 
 def test_a_forgotten_recipient_is_delayed(world):
-    async def run(item, recipients, hops, settle):
+    async def run(item, recipients, hops, watch):
         return {}
 
     world.remote.run = run
@@ -275,13 +275,18 @@ def test_a_store_that_fails_is_asked_again_until_it_works(world):
     assert len(world.remote.runs) == 1
 
 
-def test_storing_is_given_up_when_the_lease_is_lost(world):
+def test_storing_is_given_up_ten_minutes_after_the_lease(world):
     world.store.fail_records = 99
     fence = Fence()
     world.attempt(world.store.add(message()), fence=fence)
     world.clock.advance(1)
+    fence.ends_ms = 60_000
     fence.lost = True
-    world.clock.advance(2)
+    for _ in range(70):
+        world.clock.advance(11)
+    # Ten minutes after its end the result is told for the last time.
+    assert world.store.records == []
+    assert [(event["stored"], event["duplicate"]) for event in world.told("delivery.late-result")] == [(False, False)]
     assert world.clock.getDelayedCalls() == []
 
 
@@ -298,7 +303,7 @@ def test_cancelling_keeps_what_is_known_and_gives_the_lease_back(world):
 
 
 def test_cancelling_within_a_group_keeps_what_is_decided(world):
-    async def run(item, recipients, hops, settle):
+    async def run(item, recipients, hops, watch):
         raise Interrupted({0: Delivered(RecipientStatus("mx.test", reply=RemoteReply(250, "2.1.5", "ok")))})
 
     world.remote.run = run
@@ -311,14 +316,14 @@ def test_cancelling_within_a_group_keeps_what_is_decided(world):
 def one_after_the_other(seen, world):
     """A next hop that takes one recipient in a transaction, in order; `seen` says what was stored before each."""
 
-    async def run(item, recipients, hops, settle):
+    async def run(item, recipients, hops, watch):
         outcomes = {}
         for one in recipients:
             seen.append([world.one(index).state for index in range(len(recipients))])
             made = {one.index: delivered() if one.index != 1 else refused(450, "4.2.0")}
             outcomes |= made
             if one is not recipients[-1]:
-                await settle(made)
+                await watch.settle(made, True)
         return outcomes
 
     return run

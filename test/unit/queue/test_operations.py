@@ -55,8 +55,8 @@ class Play:
         self.leases += self.run(self.store.expired(self.now, 3))
 
     def renew(self):
-        lost = self.run(self.store.renew(self.leases))
-        self.leases = [lease for lease in self.leases if lease.item.id not in lost]
+        lost = self.run(self.store.renew(self.leases, {}))
+        self.leases = [lease for lease in self.leases if (lease.item.id, lease.queue) not in lost]
 
     def pass_time(self):
         self.stores.clocks.advance(self.chance.randrange(30_000))

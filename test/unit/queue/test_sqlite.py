@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from mailgate.mail.envelope import Body, DeliverBy, Notify, Ret
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
-from mailgate.queue import connection, place, sqlite, writer
+from mailgate.queue import place, sqlite, writer
 from mailgate.queue.item import ExpiresBy, Expiry, RecipientUpdate, Source, State
 from mailgate.queue.place import StoreInUse, StoreUnsuitable
 from mailgate.queue.schedule import final
@@ -219,7 +219,7 @@ def test_a_database_that_cannot_be_written_fails_the_change_and_not_the_store(st
 
 
 def test_a_locked_database_fails_the_change_and_not_the_store(stores, run, monkeypatch):
-    monkeypatch.setattr(connection, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     store = stores.open()
     other = outside(stores)
     other.execute("BEGIN IMMEDIATE")
@@ -472,11 +472,11 @@ def test_renewal_keeps_others_away_and_tells_what_is_lost(stores, store, run):
     run(store.commit(lost))
     leases = {lease.item.id: lease for lease in run(store.claim({"remote": 2}, NOW_MS))}
     stores.clocks.advance(50_000)
-    assert run(store.renew([leases[kept.id]])) == set()
+    assert run(store.renew([leases[kept.id]], {})) == set()
     stores.clocks.advance(50_000)
     assert [lease.item.id for lease in run(store.claim({"remote": 2}, NOW_MS))] == [lost.id]
-    assert run(store.renew(list(leases.values()))) == {lost.id}
-    assert run(store.renew([])) == set()
+    assert run(store.renew(list(leases.values()), {})) == {(lost.id, "remote")}
+    assert run(store.renew([], {})) == set()
 
 
 def test_the_wall_clock_does_not_end_a_lease(stores, store, run):
@@ -764,7 +764,7 @@ def test_storage_is_touched_on_other_threads_only(stores, run, monkeypatch):
     gone.discard()
     for lease in run(store.claim({"remote": 2}, NOW_MS)):
         run(whole(store, lease.item))
-        run(store.renew([lease]))
+        run(store.renew([lease], {}))
         run(store.record(lease, [settled(lease.item.recipients[0])], None, True))
     run(store.expired(NOW_MS, 5))
     run(store.list(5))

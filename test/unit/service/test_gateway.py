@@ -96,6 +96,7 @@ def running(monkeypatch):
             store=Store(did),
             ring=Part("ring", did),
             wake=Part("wake", did, wake_fails),
+            sweeper=Part("sweeper", did),
             idle=Idle("idle", did),
             client_tls=None,
             factories=(),
@@ -115,10 +116,25 @@ def test_start_and_stop_have_their_order(running):
     it.gateway.startService()
     assert it.did == ["sockets open"]
     it.program.store.starting.callback(None)
-    assert it.did[1:] == ["store starts", "control starts", "ring starts", "wake starts", "sockets serve"]
+    assert it.did[1:] == [
+        "store starts",
+        "control starts",
+        "ring starts",
+        "wake starts",
+        "sweeper starts",
+        "sockets serve",
+    ]
     it.did.clear()
     stopped = it.gateway.stopService()
-    assert it.did == ["sockets stops", "wake stops", "idle stops", "store stops", "ring stops", "control stops"]
+    assert it.did == [
+        "sockets stops",
+        "wake stops",
+        "sweeper stops",
+        "idle stops",
+        "store stops",
+        "ring stops",
+        "control stops",
+    ]
     assert stopped.called
     assert it.program.reactor.stops == 0
     assert it.statuses == []

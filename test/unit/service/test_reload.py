@@ -264,9 +264,10 @@ class World:
         self.program = SimpleNamespace(
             reactor=None,
             ring=None,
-            store=SimpleNamespace(adjust=lambda inline, free: record(("store", inline))),
+            store=SimpleNamespace(adjust=lambda inline, free, synced: record(("store", inline, synced))),
             client_tls=SimpleNamespace(forget=lambda: record(("trust",))),
             wake=SimpleNamespace(use=lambda generation, pace: record(("wake", generation))),
+            sweeper=SimpleNamespace(use=lambda generation, rounds: record(("sweeper", generation, rounds))),
         )
         self.write("")
         self.reloader = Reloader(
@@ -288,7 +289,7 @@ class World:
     def renew(self, program, settings, secrets):
         if self.problems:
             raise Unbuildable(self.problems)
-        return Renewal("factories", settings.server.hostname, "pace", self.ring)
+        return Renewal("factories", settings.server.hostname, "pace", "rounds", self.ring)
 
     def change(self, factories):
         if self.cannot:
@@ -321,7 +322,13 @@ def test_everything_takes_the_new_generation_at_once(world):
     ended = world.ask()
     assert world.calls == []
     world.turn()
-    assert world.calls == [("listeners", "factories"), ("store", 1000), ("trust",), ("wake", "mx.test")]
+    assert world.calls == [
+        ("listeners", "factories"),
+        ("store", 1000, True),
+        ("trust",),
+        ("wake", "mx.test"),
+        ("sweeper", "mx.test", "rounds"),
+    ]
     assert ended[0] is world.reloader.in_use
     assert (ended[0].number, ended[0].since) == (2, 5.0)
     assert ended[0].settings.queue.inline_size == 1000
