@@ -117,6 +117,8 @@ class _Group:
         self._watch = watch
         self._dropped: set[int] = set()
         """Whom nothing must be sent to any more."""
+        self._is_last = False
+        """Whether no host after this one may be tried."""
 
     def rest(self, outcome: Outcome) -> dict[int, Outcome]:
         """Give everybody without an outcome this one."""
@@ -142,6 +144,8 @@ class _Group:
                 for_now = failure
             else:
                 for_good = failure
+            if self._is_last:
+                break
         nobody = Delayed(RecipientStatus("localhost", ErrorKind.IO, "There is no host to deliver to."))
         return self.rest(for_now or for_good or nobody)
 
@@ -161,7 +165,8 @@ class _Group:
                     for_now = stop.outcome
                 else:
                     for_good = stop.outcome
-                if stop.scope is Scope.HOST:
+                self._is_last = stop.scope is Scope.LIST
+                if stop.scope is not Scope.ADDRESS:
                     break
             else:
                 return None

@@ -18,7 +18,7 @@ from typing import Literal
 from twisted.logger import Logger
 
 from mailgate.deliver.context import host_scope
-from mailgate.deliver.nexthop import Candidate, Credentials, HopFailure, NextHop
+from mailgate.deliver.nexthop import LOOPS_BACK, Candidate, Credentials, HopFailure, NextHop
 from mailgate.deliver.plan import Connection, IpLookup, MxRoute, Plan, RelayRoute
 from mailgate.dns.name import address_literal
 from mailgate.dns.resolver import Absent, Answer, MxRecord, Resolver
@@ -58,6 +58,9 @@ async def candidates(
         if not addresses:
             yield _failure(literal, ErrorKind.CONNECTION, "host resolves loopback address")
             return
+        if _is_ours(addresses, route, plan):
+            yield _failure(domain, ErrorKind.CONNECTION, LOOPS_BACK)
+            return
         async for hop in _hops(route, literal, addresses, scope, plan):
             yield hop
         return
@@ -76,6 +79,10 @@ async def candidates(
                 yield _failure(host, ErrorKind.CONNECTION, "record not found for MX")
         elif not (addresses := _reachable(found, route)):
             yield _failure(host, ErrorKind.CONNECTION, "host resolves loopback address")
+        elif _is_ours(addresses, route, plan):
+            # RFC 5321 5.1: nor to any that is no better than ourselves: those are the rest of the list.
+            yield _failure(domain, ErrorKind.CONNECTION, LOOPS_BACK)
+            return
         else:
             async for hop in _hops(route, host, addresses, scope, plan):
                 yield hop
@@ -130,7 +137,7 @@ async def _mail_hosts(
         # RFC 5321 5.1: never to a host no better than ourselves.
         records = [record for record in records if record.preference < min(ours)]
     if not records:
-        return _failure(domain, ErrorKind.CONNECTION, "mail loops back to this host")
+        return _failure(domain, ErrorKind.CONNECTION, LOOPS_BACK)
     return [(record.host, False) for record in records[: route.mx_limit]]
 
 
@@ -166,6 +173,11 @@ def _reachable(addresses: Sequence[str], route: MxRoute) -> tuple[str, ...]:
     if route.allow_loopback:
         return tuple(addresses)
     return tuple(address for address in addresses if not _leads_back(address))
+
+
+def _is_ours(addresses: Sequence[str], route: MxRoute, plan: Plan) -> bool:
+    """Whether a listener of this daemon is at one of these addresses."""
+    return any((address, route.port) in plan.own_addresses for address in addresses)
 
 
 def _leads_back(text: str) -> bool:
@@ -228,6 +240,7 @@ async def _hops(
             timeouts=connection.timeouts,
             max_recipients=connection.max_recipients,
             reuse=connection.reuse,
+            own_names=plan.own_names if isinstance(route, MxRoute) else frozenset(),
         )
 
 

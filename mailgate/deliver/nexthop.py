@@ -13,6 +13,9 @@ from typing import Literal
 
 from mailgate.mail.status import Delayed, Failed
 
+LOOPS_BACK = "mail loops back to this host"
+"""What is wrong with a host that is ourselves (RFC 5321 5.1)."""
+
 
 class Need(Enum):
     """How much a TLS mechanism is wanted (`queue.tls.<id>.starttls`)."""
@@ -99,6 +102,8 @@ class NextHop:
     timeouts: Timeouts = Timeouts()
     max_recipients: int = 100
     reuse: ReuseLimits = ReuseLimits()
+    own_names: frozenset[str] = frozenset()
+    """Names of our own, lower case: a host that answers EHLO with one of them is ourselves. None for relays."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Protocol
 from mailgate.deliver import security as tls
 from mailgate.deliver.conversation import UNPARSEABLE, Broken, Conversation, broke_down, refused, remote_reply
 from mailgate.deliver.events import Emit
-from mailgate.deliver.nexthop import Credentials, Need, NextHop
+from mailgate.deliver.nexthop import LOOPS_BACK, Credentials, Need, NextHop
 from mailgate.deliver.security import Security, Step, Verify
 from mailgate.mail.status import Delayed, ErrorKind, Failed, RecipientStatus
 from mailgate.net.connect import ConnectFailed
@@ -33,6 +33,8 @@ class Scope(Enum):
     """The host's next address."""
     HOST = "host"
     """The next host."""
+    LIST = "list"
+    """No further host is tried; failures of those before count."""
     GROUP = "group"
     """Every recipient of the group is decided."""
 
@@ -147,6 +149,11 @@ class _Opening:
         if not event.answer.is_positive:
             self._tell("delivery.ehlo-rejected", event.answer)
             raise Stop(refused(self._hop.host, event.line, event.answer), scope)
+        # RFC 5321 4.1.1.1: the reply begins with the server's name.
+        name = event.answer.text.partition(" ")[0].partition("\n")[0].rstrip(".").lower()
+        if "." in name and name in self._hop.own_names:
+            self._emit("delivery.loop", **self._where, details=name)
+            raise Stop(Failed(RecipientStatus(self._hop.host, ErrorKind.CONNECTION, LOOPS_BACK)), Scope.LIST)
 
     async def _hello(self, verb: str, scope: Scope) -> Answered:
         conversation = self._conversation

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import ip_address
 from typing import Generic, Literal, TypeVar
 
 from twisted.logger import Logger
@@ -132,6 +133,8 @@ class Plan:
     """Attempts at once, by virtual queue."""
     own_names: frozenset[str] = frozenset()
     """Host names of this node, lower case: an MX that is ourselves is not tried."""
+    own_addresses: frozenset[tuple[str, int]] = frozenset()
+    """Addresses and ports of the listeners, as far as the configuration spells them out: likewise."""
 
 
 def build_plan(settings: Settings, schedules: Schedules) -> Plan:
@@ -148,6 +151,12 @@ def build_plan(settings: Settings, schedules: Schedules) -> Plan:
         tls=Strategy(queue.strategy.tls, policies, TlsPolicy()),
         threads={name: entry.threads_per_node for name, entry in queue.virtual.items()},
         own_names=frozenset({hostname.lower()}),
+        own_addresses=frozenset(
+            (address.host, address.port)
+            for listener in settings.server.listener.values()
+            for address in listener.bind
+            if not ip_address(address.host).is_unspecified
+        ),
     )
 
 

@@ -24,7 +24,7 @@ from mailgate.dns.resolver import Resolver
 from mailgate.expr.outside import Outside
 from mailgate.mail.unknown import Unknown
 from mailgate.queue.item import Late, Lease, NewMessage, QueuedRecipient, RecipientUpdate, State
-from mailgate.queue.schedule import Terms, due_ms, expire, next_notice
+from mailgate.queue.schedule import Terms, due_ms, expire, expires_ms, next_notice
 from mailgate.queue.scope import MessageFacts, RecipientScope
 from mailgate.queue.store import QueueStore, StoreFailed
 from mailgate.reports.dsn import Kind, is_wanted, kind_due
@@ -377,7 +377,7 @@ class Results:
                     event="delivery.dsn-temp-fail",
                     details=dsn_line(recipient),
                     nextRetry=recipient.retry_due_ms,
-                    expires=recipient.expiry.value,
+                    expires=expires_ms(recipient, item.created_ms),
                     **facts,
                 )
         failed = [recipient for recipient, kind in self._announces if kind is Kind.FAILURE]

@@ -329,9 +329,7 @@ class Transaction:
                 self._rejected(event)
                 return
             for place, reply in self._accepted.items():
-                self._outcomes[self._recipients[place].index] = Delivered(
-                    RecipientStatus(conversation.host, reply=reply)
-                )
+                self._outcomes[self._recipients[place].index] = self._delivered(reply)
             self._told(event.answer)
             return
         fresh: dict[int, Outcome] = {}
@@ -339,8 +337,7 @@ class Transaction:
             event = await self._reply(self._data_deadline(), timeout_text, in_doubt=True)
             recipient = self._recipients[event.place]
             if event.answer.is_positive:
-                status = RecipientStatus(conversation.host, reply=remote_reply(event.answer))
-                fresh[recipient.index] = Delivered(status)
+                fresh[recipient.index] = self._delivered(remote_reply(event.answer))
                 self._told(event.answer, recipient)
             else:
                 self._tell("delivery.message-rejected", event.answer, recipient)
@@ -356,6 +353,12 @@ class Transaction:
                 if ARMED:
                     passed("D8")
         self._finished(event.answer)
+
+    def _delivered(self, reply: RemoteReply) -> Delivered:
+        by = self._outgoing.item.deliver_by
+        # RFC 2852 4.1.4.2: from here on nobody keeps the time.
+        relayed = by is not None and by.mode == "R" and not self._conversation.core.extensions.deliver_by
+        return Delivered(RecipientStatus(self._conversation.host, reply=reply, relayed=relayed))
 
     def _finished(self, answer: Answer) -> None:
         """The transaction is over on both sides."""

@@ -50,7 +50,8 @@ class RecipientStatus:
 
     `entity` is the MX host name, the recipient domain, or `localhost`;
     `command` the command that was answered (only with a reply), `detail` the
-    text of an error that is no reply.
+    text of an error that is no reply. `relayed` is of a delivery to a host that
+    cannot keep what the sender asked for: nobody will be told more.
     """
 
     entity: str
@@ -58,6 +59,7 @@ class RecipientStatus:
     detail: str = ""
     command: str = ""
     reply: RemoteReply | None = None
+    relayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,6 +244,8 @@ def status_cell(status: RecipientStatus | None) -> str | None:
         facts["detail"] = status.detail
     if status.command:
         facts["command"] = status.command
+    if status.relayed:
+        facts["relayed"] = 1
     if status.reply is not None:
         facts |= {"code": status.reply.code, "enhanced": status.reply.enhanced, "text": status.reply.text}
     return json.dumps(facts)
@@ -261,6 +263,7 @@ def read_status(text: str) -> RecipientStatus:
         str(facts.get("detail", "")),
         str(facts.get("command", "")),
         reply,
+        "relayed" in facts,
     )
 
 

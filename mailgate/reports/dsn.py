@@ -40,6 +40,8 @@ class Kind(Enum):
     FAILURE = "failed"
 
 
+# RFC 3464 2.3.3: in place of `delivered`, where the next host cannot keep what the sender asked for.
+_RELAYED = "relayed"
 _FLAGS = {Kind.SUCCESS: Notify.SUCCESS, Kind.DELAY: Notify.DELAY, Kind.FAILURE: Notify.FAILURE}
 
 
@@ -80,9 +82,18 @@ class Dsn:
 
 
 def header_block(octets: bytes) -> bytes:
-    """The header of a message up to and including its blank line, at most 4096 octets."""
+    """The header of a message up to and including its blank line, at most 4096 octets.
+
+    A longer one is cut at the end of a line, so that no character and no line end is cut in two.
+    """
     end = octets.find(b"\r\n\r\n")
-    return octets[: min(end + 4, HEADER_OCTETS)] if end >= 0 else octets[:HEADER_OCTETS]
+    if 0 <= end <= HEADER_OCTETS - 4:
+        return octets[: end + 4]
+    if len(octets) <= HEADER_OCTETS:
+        return octets
+    cut = octets[:HEADER_OCTETS]
+    line_end = cut.rfind(b"\r\n")
+    return cut[: line_end + 2] if line_end >= 0 else cut.rstrip(b"\r")
 
 
 def compose(
@@ -92,11 +103,12 @@ def compose(
     reporter: Reporter,
     queue_id: str,
     now_ms: int,
+    is_whole: bool = False,
 ) -> Dsn:
     """Build the DSN about `told` (at least one), in the order of the message's recipients.
 
-    `original` is the third part as it is: the header block, the whole message,
-    or empty. `queue_id` is the DSN's own, of which its Message-ID is made.
+    `original` is the third part as it is: the header block, the whole message
+    (`is_whole`), or empty. `queue_id` is the DSN's own, of which its Message-ID is made.
     """
     # RFC 6533 4: the UTF-8 forms go to who spoke SMTPUTF8, and only where they are needed.
     texts = [item.return_path, *(recipient.address for recipient, _ in told)]
@@ -107,7 +119,7 @@ def compose(
             "message/global-delivery-status" if smtputf8 else "message/delivery-status",
             _status_part(item, told, reporter, now_ms, smtputf8),
         ),
-        _part("message/global" if smtputf8 else "message/rfc822", original),
+        _part(_third_type(smtputf8, is_whole), original),
     ]
     boundary = f"mailgate-{queue_id}"
     while any(boundary.encode() in part for part in parts):
@@ -119,6 +131,13 @@ def compose(
     note = b"This is a report in the format of RFC 3464.\r\n\r\n"
     octets = b"%b\r\n%b%b--%b--\r\n" % (head, note, body, boundary.encode())
     return Dsn(octets, eight_bit or not head.isascii(), smtputf8)
+
+
+def _third_type(smtputf8: bool, is_whole: bool) -> str:
+    # RFC 6533 4.2, 4.3.
+    if smtputf8:
+        return "message/global" if is_whole else "message/global-headers"
+    return "message/rfc822"
 
 
 def _header(
@@ -234,7 +253,7 @@ def _recipient_fields(item: QueueItem, recipient: QueuedRecipient, kind: Kind, n
     if recipient.orcpt is not None:
         fields.append(f"Original-Recipient: {_typed_address(recipient.orcpt, utf8)}")
     fields.append(f"Final-Recipient: {_typed_address(recipient.address, utf8)}")
-    fields.append(f"Action: {kind.value}")
+    fields.append(f"Action: {_RELAYED if status is not None and status.relayed else kind.value}")
     fields.append(f"Status: {_status_code(recipient, kind)}")
     if status is not None and status.kind is ErrorKind.UNEXPECTED_REPLY and status.reply is not None:
         fields.append(f"Diagnostic-Code: smtp;{status.reply.code} {status.reply.text}")

@@ -7,6 +7,7 @@ stored in the same transaction as the flags that say who was told.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from mailgate.queue.item import NewMessage, QueuedRecipient, QueueItem, Source, 
 from mailgate.queue.scope import RecipientScope
 from mailgate.queue.store import QueueStore, StoreFailed
 from mailgate.reports.dsn import Kind, Reporter, compose, header_block
+
+# A bare CR, a bare LF, NUL.
+_NO_LINE_TEXT = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
 
 _log = Logger(namespace="mailgate.reports")
 
@@ -60,8 +64,8 @@ class Notifier:
             return reporter
         queue_id = self._store.new_id()
         now_ms = self._wall_ms()
-        original = await self._original(item, told, rules)
-        dsn = compose(item, told, original, reporter, queue_id_text(queue_id), now_ms)
+        original, is_whole = await self._original(item, told, rules)
+        dsn = compose(item, told, original, reporter, queue_id_text(queue_id), now_ms, is_whole)
         arrival = Arrival(now_ms, "", Source.DSN, len(dsn.octets))
         # No NOTIFY flag: nobody is ever told about a notification.
         addressee = Recipient(Path.parse(item.return_path), notify=Notify.NONE)
@@ -90,8 +94,10 @@ class Notifier:
             body=Body.EIGHT_BIT if dsn.eight_bit else None,
         )
 
-    async def _original(self, item: QueueItem, told: Sequence[tuple[QueuedRecipient, Kind]], rules: DsnRules) -> bytes:
-        """The third part: the header block, or all of the message where RFC 3461 6.2 and its size allow it."""
+    async def _original(
+        self, item: QueueItem, told: Sequence[tuple[QueuedRecipient, Kind]], rules: DsnRules
+    ) -> tuple[bytes, bool]:
+        """The third part: the header block, or all of the message where RFC 3461 6.2 and its size allow it (True)."""
         whole = (
             item.ret is Ret.FULL
             and item.size_octets <= rules.max_size_octets
@@ -116,8 +122,12 @@ class Notifier:
                 queueId=item.id_text,
                 details=str(fault),
             )
-            return b""
-        return octets if whole else header_block(octets)
+            return b"", False
+        if whole:
+            return octets, True
+        head = header_block(octets)
+        # A header that came in a chunk of BINARYMIME may hold what cannot stand in a line of this report.
+        return (_NO_LINE_TEXT.sub(b" ", head) if item.body is Body.BINARY else head), False
 
 
 async def _reporter(rules: DsnRules, scope: RecipientScope) -> Reporter | Unknown:
@@ -127,4 +137,6 @@ async def _reporter(rules: DsnRules, scope: RecipientScope) -> Reporter | Unknow
         if isinstance(answer, Unknown):
             return answer
         answers.append(answer or "")
-    return Reporter(*answers)
+    submitter, from_name, from_address = answers
+    # Rules that give nothing still leave a report somebody can answer for.
+    return Reporter(submitter, from_name, from_address or f"MAILER-DAEMON@{submitter}")

@@ -187,6 +187,30 @@ def test_a_failure_before_mail_leads_to_the_next_host(field, name):
     assert outcome == Delivered(RecipientStatus("mx2.test", reply=RemoteReply(250, "2.1.5", "fine")))
 
 
+OURS = "S: 220 hi\nC: EHLO gw.test\nS: 250-GW.test. greets you | 250 8BITMIME\n"
+LOOP = Failed(RecipientStatus("mx.test", ErrorKind.CONNECTION, "mail loops back to this host"))
+
+
+def test_a_host_that_is_ourselves_ends_the_list(field):
+    field.at(ONE, OURS + QUIT)
+    names = frozenset({"gw.test"})
+    assert field.one(hop(ONE, own_names=names), hop(TWO, host="worse.test"), check=False) == LOOP
+    assert len(field.dial.calls) == 1
+    assert "delivery.loop" in field.events
+
+
+def test_a_loop_does_not_end_what_a_better_host_may_still_take(field):
+    field.at(ONE, "S: 450 later").at(TWO, OURS + QUIT)
+    outcome = field.one(hop(ONE, host="better.test"), hop(TWO, own_names=frozenset({"gw.test"})), hop(SIX), check=False)
+    assert outcome == Delayed(unexpected(450, "0.0.0", "later", "", host="better.test"))
+    assert len(field.dial.calls) == 2
+
+
+def test_a_relay_may_have_our_name(field):
+    field.at(ONE, OURS + DELIVER)
+    assert isinstance(field.one(hop(ONE, is_mx=False)), Delivered)
+
+
 @pytest.mark.spec("OUT-067")
 def test_the_second_host_is_tried_when_the_first_refuses_the_connection(field):
     field.at(ONE, REFUSED).at(TWO, HELLO + DELIVER)
@@ -747,6 +771,23 @@ def test_parameters_stay_at_home_where_they_are_not_offered(field):
         deliver_by=DeliverBy(100, "N"),
     )
     assert isinstance(field.one(item=item), Delivered)
+
+
+@pytest.mark.parametrize(
+    "by, hello, relayed",
+    [
+        (DeliverBy(100, "R"), HELLO, True),
+        (DeliverBy(100, "N"), HELLO, False),
+        (None, HELLO, False),
+        (DeliverBy(100, "R"), "S: 220 hi\nC: EHLO gw.test\nS: 250-mx | 250 DELIVERBY\n", False),
+    ],
+)
+def test_a_deadline_that_the_next_hop_cannot_keep_makes_it_a_relay(field, by, hello, relayed):
+    said = DELIVER if "DELIVERBY" not in hello else DELIVER.replace(MAIL, MAIL.rstrip() + " BY=100;R\n")
+    field.at(ONE, hello + said)
+    outcome = field.one(item=field.item(deliver_by=by))
+    assert isinstance(outcome, Delivered)
+    assert outcome.status.relayed is relayed
 
 
 def test_eight_bit_content_is_declared_without_anybody_asking(field):

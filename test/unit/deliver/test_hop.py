@@ -222,6 +222,39 @@ def test_a_host_that_is_ourselves_ends_the_list(world, records, left):
         assert found[0].outcome.status.detail == "mail loops back to this host"
 
 
+LISTENING = """
+[server.listener.smtp]
+bind = ["192.0.2.7:25", "192.0.2.8:2525", "[::]:25", "[2001:db8::7]:25"]
+protocol = "smtp"
+"""
+
+
+@pytest.mark.parametrize("ours", ["192.0.2.7", "2001:db8::7"])
+def test_mail_never_goes_to_a_listener_of_our_own_nor_to_a_worse_host(world, ours):
+    world.configure(LISTENING)
+    world.zone.mx_set("example.org", (10, "better.example"), (20, "ours.example"), (30, "worse.example"))
+    world.zone.a("better.example", "192.0.2.1").a("worse.example", "192.0.2.2")
+    (world.zone.aaaa if ":" in ours else world.zone.a)("ours.example", ours)
+    better, failure = hops(world)
+    assert better.host == "better.example"
+    assert failure == HopFailure(
+        "example.org",
+        Failed(RecipientStatus("example.org", ErrorKind.CONNECTION, "mail loops back to this host")),
+    )
+
+
+def test_another_port_of_an_own_address_is_another_server(world):
+    world.configure(LISTENING)
+    world.zone.a("example.org", "192.0.2.8")
+    assert places(hops(world)) == [("example.org", ("192.0.2.8",))]
+
+
+def test_an_address_literal_of_our_own_loops(world):
+    world.configure(LISTENING)
+    (failure,) = hops(world, "jane@[192.0.2.7]")
+    assert failure.outcome.status.detail == "mail loops back to this host"
+
+
 RELAY = """
 [queue.strategy]
 route = "'relay'"

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from mailgate.deliver.attempt import Interrupted
 from mailgate.deliver.fence import Fence
-from mailgate.mail.envelope import DeliverBy, Notify, Ret
+from mailgate.mail.envelope import Body, DeliverBy, Notify, Ret
 from mailgate.mail.status import Delayed, Delivered, ErrorKind, RecipientStatus, RemoteReply
 from mailgate.mail.unknown import Unknown
 from mailgate.queue.item import ExpiresBy, Expiry, Source, State
@@ -586,6 +586,22 @@ def test_a_report_about_a_message_that_requires_tls_requires_it_too(world, asked
 def test_the_whole_message_comes_back_for_failures_only(world):
     world.attempt(world.store.add(message(recipient(notify=Notify.SUCCESS), ret=Ret.FULL)))
     assert b"body" not in world.store.contents[world.store.dsns[0].id].partition(b"message/rfc822")[2]
+
+
+def test_a_binary_header_comes_back_as_text(world):
+    world.remote.default = refused()
+    octets = b"Subject: a\rb\nc\0d\r\nX: \r\r\n\r\n\0\n"
+    world.attempt(world.store.add(message(octets=octets, body=Body.BINARY, ret=Ret.FULL)))
+    back = world.store.contents[world.store.dsns[0].id]
+    assert b"Subject: a b c d\r\nX:  \r\n\r\n" in back
+    assert b"\0" not in back
+
+
+def test_rules_that_give_no_address_leave_a_report_from_the_postmaster_of_the_submitter(world):
+    world.configure("[report]\nsubmitter = \"'mx.test'\"\n[report.dsn]\nfrom-address = \"''\"\n")
+    world.remote.default = refused()
+    world.attempt(world.store.add(message()))
+    assert b"<MAILER-DAEMON@mx.test>\r\n" in world.store.contents[world.store.dsns[0].id]
 
 
 def test_missing_content_leaves_the_third_part_empty(world):
