@@ -7,14 +7,30 @@ Names are never looked up here; trying several addresses is the caller's.
 from __future__ import annotations
 
 import os
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectBindError, ConnectError, TimeoutError
-from twisted.internet.interfaces import IAddress, IConnector, IReactorTCP, IReactorTime
+from twisted.internet.interfaces import IAddress, IConnector, IReactorTime
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
 from mailgate.net.stream import Stream
+
+
+class Connects(Protocol):
+    """What makes TCP connections: a reactor, or the `Poller` in one."""
+
+    def connectTCP(
+        self,
+        host: str,
+        port: int,
+        factory: ClientFactory,
+        timeout: float = 30,
+        bindAddress: tuple[str, int] | None = None,
+    ) -> IConnector:
+        """As `IReactorTCP.connectTCP`."""
+        ...
 
 
 class ConnectFailed(Exception):
@@ -57,7 +73,7 @@ class _Factory(ClientFactory):
 class Connector:
     """Connects; holds nothing but the reactor it was given."""
 
-    def __init__(self, reactor: IReactorTCP, clock: IReactorTime) -> None:
+    def __init__(self, reactor: Connects, clock: IReactorTime) -> None:
         self._reactor = reactor
         self._clock = clock
 

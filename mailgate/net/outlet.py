@@ -39,10 +39,12 @@ class Outlet:
         """Send octets, or have them sent as soon as the peer takes them."""
         socket = self._socket
         if socket is not None and not socket._tempDataBuffer and not socket.dataBuffer and not socket.disconnected:
-            sent = socket.writeSomeData(octets)
-            # What is no number is a broken connection: the ordinary way finds that out properly.
-            if isinstance(sent, int):
-                if sent == len(octets):
-                    return
-                octets = octets[sent:]
+            try:
+                sent = socket.socket.send(octets)
+            except OSError:
+                # Full, or broken: the ordinary way waits, or finds that out properly.
+                sent = 0
+            if sent == len(octets):
+                return
+            octets = octets[sent:]
         self._transport.write(octets)

@@ -48,6 +48,7 @@ from mailgate.lookup.lists import BadList
 from mailgate.lookup.outside import Answers
 from mailgate.lookup.recipient import AddressRules
 from mailgate.net.connect import Connector
+from mailgate.net.poller import Poller
 from mailgate.net.tls import ClientTls, ServerCertificate, ServerTls, TlsConfigError, load_certificates, server_tls
 from mailgate.queue.enqueue import Schedules
 from mailgate.queue.quota import Quotas
@@ -158,6 +159,8 @@ class Program:
     """Everything wired up and not yet started: what lasts while the program runs, and its first generation."""
 
     reactor: PosixReactorBase
+    poller: Poller
+    """Where listeners and outgoing connections wait."""
     store: SqliteStore
     ring: Ring | None
     """None as long as no generation wanted decisions recorded."""
@@ -276,10 +279,11 @@ def build(settings: Settings, reactor: PosixReactorBase, secrets: Collection[str
     )
     parts = _Parts(settings, reactor, store)
     client_tls = ClientTls()
+    poller = Poller(reactor)
     idle = IdleConnections(reactor, lambda queue: wake.slots(queue))
     remote = Attempt(
         store,
-        Opener(Connector(reactor, reactor), client_tls, log_event),
+        Opener(Connector(poller, reactor), client_tls, log_event),
         idle,
         _wall_ms,
         random.Random(),
@@ -297,7 +301,7 @@ def build(settings: Settings, reactor: PosixReactorBase, secrets: Collection[str
     sweeper = Sweeper(around, parts.delivery, reactor, wake.nudge, parts.rounds)
     ring = _ring(settings, secrets)
     made = parts.listeners(settings, reactor, store, ring, wake)
-    return Program(reactor, store, ring, wake, sweeper, idle, client_tls, made)
+    return Program(reactor, poller, store, ring, wake, sweeper, idle, client_tls, made)
 
 
 def renew(program: Program, settings: Settings, secrets: Collection[str] = ()) -> Renewal:

@@ -75,7 +75,7 @@ class Gateway(Service):
     def __init__(self, program: Program, loaded: Loaded, file: str) -> None:
         """`file` is where the configuration is read again, `loaded` what it said now."""
         self.program = program
-        self.listeners = Listeners(program.reactor)
+        self.listeners = Listeners(program.poller, program.reactor)
         self.reloader = Reloader(program, self.listeners, loaded, file)
         commands = Commands(self.reloader, self.listeners, program.wake)
         self._queue_commands = QueueCommands(
@@ -209,4 +209,5 @@ class Gateway(Service):
         await program.store.stop()
         if program.ring is not None:
             program.ring.close()
+        program.poller.close()
         await self._control.stop()

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
-from twisted.internet.posixbase import PosixReactorBase
+from twisted.internet.interfaces import IListeningPort, IReactorTime
 from twisted.logger import Logger
 
 from mailgate.config.kind import SocketAddress
 from mailgate.config.schema.server import SocketSettings
 from mailgate.listen.factory import ListenerFactory
 from mailgate.listen.sockets import CannotListen, listening_socket
+from mailgate.net.poller import Poller
 
 _log = Logger(namespace="mailgate.service")
 
@@ -47,8 +47,9 @@ class OpenListener:
 class Listeners:
     """All listening sockets of the program."""
 
-    def __init__(self, reactor: PosixReactorBase) -> None:
-        self._reactor = reactor
+    def __init__(self, poller: Poller, clock: IReactorTime) -> None:
+        self._poller = poller
+        self._clock = clock
         self._bound: dict[SocketAddress, _Bound] = {}
         self._factories: tuple[ListenerFactory, ...] = ()
         self._former: list[ListenerFactory] = []
@@ -131,8 +132,7 @@ class Listeners:
 
     def _adopt(self, opened: socket.socket, factory: ListenerFactory) -> IListeningPort:
         # Twisted works on a duplicate of its own.
-        port: IListeningPort = self._reactor.adoptStreamPort(opened.fileno(), opened.family, factory)
-        return port
+        return self._poller.adoptStreamPort(opened.fileno(), opened.family, factory)
 
     def report(self) -> tuple[OpenListener, ...]:
         """The listeners of this generation, then those of earlier ones that still have connections."""
@@ -167,7 +167,7 @@ class Listeners:
                 await maybeDeferred(each.port.stopListening)
         going = [factory.shut_down() for factory in (*self._factories, *self._former)]
         for ended in going:
-            ended.addTimeout(grace_seconds, self._reactor, onTimeoutCancel=lambda result, timeout: None)
+            ended.addTimeout(grace_seconds, self._clock, onTimeoutCancel=lambda result, timeout: None)
         for ended in going:
             await ended
 

@@ -1,13 +1,12 @@
 """The direct way out: order, what the kernel does not take, TLS, and broken connections."""
 
-from twisted.internet import main
 from twisted.internet.tcp import Connection
 
 from mailgate.net.outlet import Outlet
 
 
 class Tcp(Connection):
-    """A TCP transport whose kernel takes `room` octets a call, then what a test says."""
+    """A TCP transport whose kernel takes `room` octets a call; None: the connection is broken."""
 
     def __init__(self, room=1_000_000):
         self.room = room
@@ -15,10 +14,13 @@ class Tcp(Connection):
         self.buffered = b""
         self._tempDataBuffer = []
         self.disconnected = 0
+        self.socket = self
 
-    def writeSomeData(self, data):
-        if not isinstance(self.room, int):
-            return self.room
+    def send(self, data):
+        if self.room is None:
+            raise BrokenPipeError
+        if self.room == 0:
+            raise BlockingIOError
         taken = bytes(data[: self.room])
         self.sent += taken
         return len(taken)
@@ -43,6 +45,12 @@ def test_what_the_kernel_does_not_take_waits_and_nothing_overtakes_it():
     assert (tcp.sent, tcp.buffered) == (b"250", b" OK\r\n221 Bye\r\n")
 
 
+def test_a_full_kernel_takes_nothing_and_nothing_is_lost():
+    tcp = Tcp(room=0)
+    Outlet(tcp).send(b"250 OK\r\n")
+    assert (tcp.sent, tcp.buffered) == (b"", b"250 OK\r\n")
+
+
 def test_what_is_on_its_way_is_not_overtaken():
     tcp = Tcp()
     tcp.dataBuffer = b"waiting"
@@ -51,7 +59,7 @@ def test_what_is_on_its_way_is_not_overtaken():
 
 
 def test_a_broken_connection_is_left_to_the_ordinary_way():
-    tcp = Tcp(room=main.CONNECTION_LOST)
+    tcp = Tcp(room=None)
     Outlet(tcp).send(b"250 OK\r\n")
     assert tcp.buffered == b"250 OK\r\n"
 

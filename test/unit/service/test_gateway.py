@@ -98,6 +98,7 @@ def running(monkeypatch):
             wake=Part("wake", did, wake_fails),
             sweeper=Part("sweeper", did),
             idle=Idle("idle", did),
+            poller=Part("poller", did),
             client_tls=None,
             factories=(),
         )
@@ -204,7 +205,7 @@ def test_all_clients_are_told_at_once_and_have_one_grace_together():
     connections = [listener.connect("smtp"), listener.connect("lmtp")]
     for connection in connections:
         connection.received()
-    listeners = Listeners(listener.clock)
+    listeners = Listeners(listener.clock, listener.clock)
     listeners._factories = tuple(listener.factories.values())
     stopped = Deferred.fromCoroutine(listeners.stop(5))
     assert all(connection.received().startswith(b"421 4.3.0") for connection in connections)

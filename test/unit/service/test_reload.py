@@ -90,7 +90,7 @@ def serving(system):
     """Listeners that take connections."""
 
     def serve(text):
-        found = Listeners(system)
+        found = Listeners(system, system)
         found.open(factories(text))
         found.serve()
         return found
@@ -194,7 +194,7 @@ def test_clients_that_do_not_go_have_one_time_limit_for_all_listeners(system, se
 
 def test_at_the_start_too_all_is_opened_or_nothing(system):
     system.taken.add(at(2))
-    listeners = Listeners(system)
+    listeners = Listeners(system, system)
     with pytest.raises(CannotListen):
         listeners.open(factories(config(listener("smtp", 1, 2))))
     assert not system.open

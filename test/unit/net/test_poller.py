@@ -1,0 +1,185 @@
+"""Connections behind one descriptor: events, changes of mind, ends, and what one does wrong."""
+
+import socket
+from types import SimpleNamespace
+
+import pytest
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock
+
+from mailgate.net.poller import Poller
+
+
+class Around(Clock):
+    """The reactor it lives in."""
+
+    def __init__(self):
+        super().__init__()
+        self.readers = []
+
+    def addReader(self, reader):
+        self.readers.append(reader)
+
+    def removeReader(self, reader):
+        if reader in self.readers:
+            self.readers.remove(reader)
+
+
+class Connection:
+    """One end of a pair of sockets, registered; what happens to it goes into `did`."""
+
+    def __init__(self, poller):
+        self.poller = poller
+        self.socket, self.peer = socket.socketpair()
+        self.socket.setblocking(False)
+        self.did = []
+        self.answer = {}
+
+    def fileno(self):
+        return self.socket.fileno()
+
+    def doRead(self):
+        octets = self.socket.recv(1000)
+        self.did.append(octets)
+        return self.act("read") if octets else ConnectionDone()
+
+    def doWrite(self):
+        self.did.append("written")
+        self.poller.removeWriter(self)
+        return self.act("written")
+
+    def act(self, what):
+        answer = self.answer.get(what)
+        return answer() if callable(answer) else answer
+
+    def connectionLost(self, reason):
+        self.did.append(reason.type)
+        self.socket.close()
+
+
+@pytest.fixture
+def it():
+    around = Around()
+    poller = Poller(around)
+    made = []
+
+    def connection():
+        made.append(Connection(poller))
+        return made[-1]
+
+    yield SimpleNamespace(around=around, poller=poller, connection=connection)
+    poller.close()
+    for each in made:
+        each.socket.close()
+        each.peer.close()
+
+
+def test_the_reactor_hears_of_it_with_the_first_descriptor_only(it):
+    assert it.around.readers == []
+    it.poller.addReader(it.connection())
+    it.poller.addReader(it.connection())
+    assert it.around.readers == [it.poller]
+
+
+def test_who_has_something_to_read_is_served_and_nobody_else(it):
+    speaks, silent = it.connection(), it.connection()
+    it.poller.addReader(speaks)
+    it.poller.addReader(silent)
+    speaks.peer.send(b"EHLO")
+    it.poller.doRead()
+    assert (speaks.did, silent.did) == ([b"EHLO"], [])
+    assert it.poller.getReaders() == [speaks, silent]
+
+
+def test_room_to_write_is_told_once_asked_for(it):
+    one = it.connection()
+    it.poller.addReader(one)
+    it.poller.addWriter(one)
+    it.poller.addWriter(one)
+    assert it.poller.getWriters() == [one]
+    one.peer.send(b"x")
+    it.poller.doRead()
+    assert one.did == [b"x", "written"]
+    it.poller.doRead()
+    assert one.did == [b"x", "written"]
+    assert (it.poller.getReaders(), it.poller.getWriters()) == ([one], [])
+
+
+def test_who_stops_reading_is_left_alone(it):
+    one = it.connection()
+    it.poller.addReader(one)
+    it.poller.removeReader(one)
+    it.poller.removeReader(one)
+    one.peer.send(b"x")
+    it.poller.doRead()
+    assert one.did == []
+    assert it.poller.removeAll() == []
+
+
+def test_a_peer_that_closes_ends_its_connection(it):
+    one = it.connection()
+    it.poller.addReader(one)
+    one.peer.close()
+    it.poller.doRead()
+    assert one.did == [b"", ConnectionDone]
+    assert it.poller.getReaders() == []
+
+
+def test_a_peer_that_closes_under_a_writer_is_a_lost_connection(it):
+    one = it.connection()
+    it.poller.addWriter(one)
+    it.poller.removeWriter(one)
+    it.poller.addReader(one)
+    it.poller.removeReader(one)
+    it.poller.addWriter(one)
+    one.peer.close()
+    it.poller.doRead()
+    assert one.did[-1] in ("written", ConnectionLost)
+
+
+def test_what_one_does_wrong_ends_it_alone(it):
+    def breaks():
+        raise RuntimeError("a mistake of ours")
+
+    bad, good = it.connection(), it.connection()
+    bad.answer["read"] = breaks
+    for each in (bad, good):
+        it.poller.addReader(each)
+        each.peer.send(b"x")
+    it.poller.doRead()
+    assert bad.did == [b"x", RuntimeError]
+    assert good.did == [b"x"]
+
+
+def test_one_that_was_closed_by_another_in_the_same_round_is_not_touched(it):
+    first, second = it.connection(), it.connection()
+
+    def closes(other):
+        it.poller.removeReader(other)
+        other.socket.close()
+
+    first.answer["read"] = lambda: closes(second)
+    second.answer["read"] = lambda: closes(first)
+    for each in (first, second):
+        it.poller.addReader(each)
+        each.peer.send(b"x")
+    it.poller.doRead()
+    assert sorted([first.did, second.did]) == [[], [b"x"]]
+
+
+def test_a_socket_that_was_closed_first_can_still_be_removed(it):
+    one = it.connection()
+    it.poller.addReader(one)
+    one.socket.close()
+    it.poller.removeReader(one)
+    assert it.poller.getReaders() == []
+
+
+def test_the_end_ends_every_connection(it):
+    one = it.connection()
+    it.poller.addReader(one)
+    it.poller.close()
+    assert one.did == [ConnectionLost]
+    assert it.around.readers == []
+    assert it.poller.fileno() == -1
+    it.poller.close()
