@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, Flag
 
+from mailgate.mail.lean import lean
 from mailgate.mail.path import NULL_PATH, Path
 
 
@@ -95,6 +96,7 @@ class RcptParameters:
 NO_RCPT_PARAMETERS = RcptParameters()
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Recipient:
     """One accepted recipient of a transaction."""

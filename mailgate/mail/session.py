@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from mailgate.mail.lean import lean
+
 
 class Stage(Enum):
     """Where in a session a decision is made."""
@@ -40,6 +42,7 @@ class Identity:
     addresses: tuple[str, ...] = ()
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Session:
     """One connection as policies see it."""

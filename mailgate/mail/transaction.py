@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mailgate.mail.envelope import MailParameters, Recipient
+from mailgate.mail.lean import lean
 from mailgate.mail.path import Path
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Transaction:
     """One transaction as policies see it."""

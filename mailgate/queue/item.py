@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mailgate.mail.envelope import NOTIFY_DEFAULT, Body, DeliverBy, Notify, Ret
+from mailgate.mail.lean import lean
 from mailgate.mail.status import RecipientStatus
 from mailgate.queue.charge import Charge
 
@@ -50,6 +51,7 @@ class ExpiresBy(Enum):
     ATTEMPTS = "attempts"
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Expiry:
     """`value` is milliseconds after the message's `created` (TTL), or a number of failed attempts."""
@@ -58,6 +60,7 @@ class Expiry:
     value: int
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class QueuedRecipient:
     """One recipient of a queued message; `index` is its place in the sorted list."""
@@ -88,6 +91,7 @@ class QueuedRecipient:
         return self.address.rpartition("@")[2]
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Content:
     """The octets of a message as received, without what mailgate puts above them.
@@ -102,6 +106,7 @@ class Content:
     path: str | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class NewMessage:
     """A message ready to be committed.
@@ -147,6 +152,7 @@ class NewMessage:
         return None
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class QueueItem:
     """A queued message as the store tells it: everything but its octets."""
@@ -179,6 +185,7 @@ class QueueItem:
         return queue_id_text(self.id)
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to attempt one work unit (message, virtual queue) until it is recorded or runs out.
@@ -265,6 +272,7 @@ class Stuck:
     age_ms: int
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class RecipientUpdate:
     """The new facts of one recipient after an attempt, by its index."""

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from mailgate.mail.envelope import DeliverBy
+from mailgate.mail.lean import lean
 from mailgate.mail.status import ErrorKind, RecipientStatus
 from mailgate.queue.item import ExpiresBy, Expiry, QueuedRecipient, RecipientUpdate, State
 
@@ -49,6 +50,7 @@ class Plan(NamedTuple):
     expiry: Expiry
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What a message brings along for the arithmetic: when it came, and what its sender asked for."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mailgate.expr.outside import Outside
+from mailgate.mail.lean import lean
 from mailgate.mail.status import ErrorKind, RecipientStatus
 from mailgate.queue.item import ExpiresBy, Expiry, Source, State
 
@@ -53,6 +54,7 @@ _ERROR_TEXT = {
 }
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class MessageFacts:
     """What is the same for all recipients of a message."""
@@ -67,6 +69,7 @@ class MessageFacts:
     size_octets: int
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class RecipientScope:
     """The scope of one recipient at one moment."""
