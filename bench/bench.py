@@ -163,7 +163,8 @@ class Bench:
     # --- what is measured -------------------------------------------------------------
     def accept(self) -> None:
         """Messages accepted a second."""
-        for cell in ACCEPT:
+        wanted = self.arguments.cell or [""]
+        for cell in [cell for cell in ACCEPT if any(text in cell.name for text in wanted)]:
             counts: dict[str, int] = {}
 
             def warm(server: Server, cell: Cell = cell, counts: dict[str, int] = counts) -> None:
@@ -324,6 +325,7 @@ def main() -> int:
     measurements = ("accept", "latency", "memory", "relay")
     parser.add_argument("what", nargs="*", default=[], help=f"of {', '.join(measurements)}; all when none is named")
     parser.add_argument("--server", action="append", choices=list(SERVERS), help="ratios are to the first one")
+    parser.add_argument("--cell", action="append", metavar="TEXT", help="of accept: those whose name holds this")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="aimed length of one measurement")
     parser.add_argument("--relay-messages", type=int, default=2000)
