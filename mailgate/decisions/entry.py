@@ -105,8 +105,12 @@ class Trail:
     def decided(self, stage: str, rule: str, place: str, reads: Reads, said: str) -> None:
         """As `add`; it took the time since `resume`, or since the decision before."""
         now_ns = perf_counter_ns()
-        began_ns, self._marked_ns = self._marked_ns, now_ns
-        self.add(stage, rule, place, reads, said, (now_ns - began_ns) // 1000 if began_ns else 0)
+        began_ns = self._marked_ns
+        self._marked_ns = now_ns
+        steps = self.steps
+        steps.append((stage, rule, place, reads, said, (now_ns - began_ns) // 1000 if began_ns else 0))
+        if len(steps) >= _STEPS_AT_ONCE:
+            self._thin()
 
     def add(self, stage: str, rule: str, place: str, reads: Reads, said: str, micros: int) -> None:
         """Remember one decision.

@@ -109,9 +109,14 @@ class Choice(Generic[T]):
         told = f"always {self._fixed[0]!r}" if self._fixed is not None else f"reads {', '.join(self.variables)}"
         return f"<Choice {self.key} at {self.place}: {told}>"
 
+    @property
+    def fixed(self) -> tuple[T] | None:
+        """What a constant always says, in a tuple of its own; None where it depends on something."""
+        return self._fixed
+
     def is_always(self, value: T) -> bool:
-        """Whether the choice is constant, and this."""
-        return self._fixed == (value,)
+        """Whether this says `value` whatever happens."""
+        return self._fixed is not None and self._fixed[0] == value
 
     async def value(self, scope: Scope) -> T | Unknown:
         """What the key says in this scope, `on-error` applied.

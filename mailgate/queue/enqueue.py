@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from mailgate.expr.choice import Choice
 from mailgate.expr.outside import Outside
 from mailgate.mail.envelope import DeliverBy, Recipient
+from mailgate.mail.lean import lean
 from mailgate.mail.unknown import Unknown
 from mailgate.queue.item import QueuedRecipient, Source
 from mailgate.queue.schedule import Schedule, Terms, first_plan
@@ -24,6 +25,7 @@ _log = Logger(namespace="mailgate.queue")
 DEFAULT = "default"
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """What schedule expressions and the arithmetic look at, of a message that is being accepted."""
@@ -60,6 +62,10 @@ class Schedules:
         self._strategy = strategy
         self._schedules = schedules
         self.outside = outside
+        self.always: Schedule | None = None
+        """What every recipient gets, whoever it is; None where the rule has to be asked."""
+        if strategy.fixed is not None:
+            self.always = schedules.get(strategy.fixed[0])
 
     async def choose(self, scope: RecipientScope) -> Schedule | Unknown:
         """The schedule for one recipient; `Unknown` where the rule asks something that does not answer."""
@@ -89,12 +95,16 @@ async def queued_recipients(
     rows: list[QueuedRecipient] = []
     by_address = {recipient.path.stored: recipient for recipient in reversed(recipients)}
     addresses = sorted(by_address)
-    message = arrival.facts(tuple(addresses))
+    message: MessageFacts | None = None
     terms = Terms(arrival.created_ms, arrival.hold_ms, arrival.deliver_by)
     for index, address in enumerate(addresses):
-        scope = RecipientScope(message, address, schedules.outside, arrival.created_ms, notes=note)
-        chosen = await schedules.choose(scope)
-        schedule = schedules.named(DEFAULT) if isinstance(chosen, Unknown) else chosen
+        schedule = schedules.always
+        if schedule is None:
+            if message is None:
+                message = arrival.facts(tuple(addresses))
+            scope = RecipientScope(message, address, schedules.outside, arrival.created_ms, notes=note)
+            chosen = await schedules.choose(scope)
+            schedule = schedules.named(DEFAULT) if isinstance(chosen, Unknown) else chosen
         plan = first_plan(schedule, terms)
         recipient = by_address[address]
         rows.append(

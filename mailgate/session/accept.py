@@ -155,7 +155,8 @@ class Acceptance:
             (rules.date, _date),
             (rules.message_id, _message_id),
         ):
-            wanted = await choice.value(context)
+            fixed = choice.fixed
+            wanted = fixed[0] if fixed is not None else await choice.value(context)
             if isinstance(wanted, Unknown):
                 return unanswered(wanted, context.cause(choice))
             if wanted:

@@ -18,6 +18,7 @@ from mailgate.expr.outside import Outside
 from mailgate.mail.change import Change, ExpandRecipient, SetForwardPath, SetReversePath
 from mailgate.mail.envelope import MailParameters, RcptParameters
 from mailgate.mail.header import Header
+from mailgate.mail.lean import lean
 from mailgate.mail.path import Path
 from mailgate.mail.session import Session, Stage
 from mailgate.mail.transaction import Transaction
@@ -45,6 +46,7 @@ def decided(trail: Trail, stage: str, check: str, verdict: Refuse | Discard) -> 
         trail.decided(stage, cause.rule, cause.place, cause.reads + detail, said)
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Context:
     """What every stage sees: the connection's facts, the rules of its listener, the ports."""
@@ -156,7 +158,7 @@ class Context:
     def note(self, choice_key: str, place: str, reads: tuple[tuple[str, object], ...], result: object) -> None:
         """Record the evaluation of one expression in the trace."""
         said = f"unknown ({result.dependency}: {result.reason})" if type(result) is Unknown else str(result)
-        self.trail.decided(self.stage.value, choice_key, place, reads, said)
+        self.trail.decided(self.stage._value_, choice_key, place, reads, said)
 
     def changed(self, changes: tuple[Change, ...]) -> Self:
         """The context after these changes: nothing in it can be changed at this stage."""
@@ -165,7 +167,7 @@ class Context:
     def decided(self, policy: str, verdict: Verdict) -> None:
         """Record what ended the chain: the key the verdict names, else the policy, and what it said."""
         if isinstance(verdict, (Refuse, Discard)):
-            decided(self.trail, self.stage.value, policy, verdict)
+            decided(self.trail, self.stage._value_, policy, verdict)
 
     def cause(self, rule: Rule, *facts: tuple[str, object]) -> Cause:
         """Why a verdict follows from `rule`: the variables it names, what it asked, and further facts.
@@ -183,11 +185,13 @@ class Context:
         return Cause(rule.key, rule.place, (*named, *asked, *facts))
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class ConnectContext(Context):
     """The connect stage, and everything that is evaluated when a connection is accepted."""
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class EhloContext(Context):
     """EHLO, HELO or LHLO with the name the client gave; "" for none."""
@@ -197,6 +201,7 @@ class EhloContext(Context):
     name: str
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class AuthContext(Context):
     """AUTH with the mechanism the client chose, upper case."""
@@ -206,6 +211,7 @@ class AuthContext(Context):
     in_transaction: bool
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class VrfyContext(Context):
     """VRFY or EXPN with its argument in lower case."""
@@ -215,6 +221,7 @@ class VrfyContext(Context):
     expand: bool
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class TransactionContext(Context):
     """What the stages inside a transaction share; None while no transaction is open."""
@@ -255,6 +262,7 @@ class TransactionContext(Context):
         return "0" if given is None else str(given)
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class MailContext(TransactionContext):
     """MAIL: `path` is the reverse-path, as rewritten so far; `transaction` the one already open, if any."""
@@ -283,6 +291,7 @@ class MailContext(TransactionContext):
         return self
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class RcptContext(TransactionContext):
     """RCPT: `path` is the forward-path, as rewritten so far."""
@@ -320,6 +329,7 @@ class RcptContext(TransactionContext):
         return context
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class DataContext(TransactionContext):
     """DATA or BDAT, before the message; `chunking` for BDAT."""
@@ -332,6 +342,7 @@ class DataContext(TransactionContext):
     """BDAT has been used in this transaction."""
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class MessageContext(DataContext):
     """The end of data: the message is complete, and what becomes of it is decided.

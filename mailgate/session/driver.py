@@ -31,9 +31,9 @@ from mailgate.mail.reply import Reply
 from mailgate.mail.session import Session, Stage, Tls
 from mailgate.mail.transaction import Transaction
 from mailgate.mail.unknown import Unknown
-from mailgate.mail.verdict import Cause, Discard, Proceed, Reason, Refuse, Verdict
+from mailgate.mail.verdict import PROCEED, Cause, Discard, Proceed, Reason, Refuse, Verdict
 from mailgate.session import apply, login
-from mailgate.session.chain import Policy, chain, settle
+from mailgate.session.chain import VERDICTS, Policy, run, settle
 from mailgate.session.context import (
     AuthContext,
     ConnectContext,
@@ -58,7 +58,7 @@ from mailgate.session.parameters import (
 )
 from mailgate.session.prepared import Prepared
 from mailgate.session.site import Site
-from mailgate.session.stages import auth, connect, data, ehlo, mail, rcpt, vrfy
+from mailgate.session.stages import auth, connect, data, ehlo, rcpt, vrfy
 from mailgate.session.step import NOTHING, Step, Then
 from mailgate.session.telling import Telling
 from mailgate.session.trace_id import new_trace_id
@@ -112,6 +112,7 @@ class Driver:
         self._prepared: Prepared | None = site.in_clear
         """None once the client has logged in."""
         self._rules = site.in_clear.rules
+        self._chains = site.in_clear.chains
         self._messages = 0
         self._transaction: Transaction | None = None
         self._limits: TransactionParameters | None = None
@@ -125,7 +126,7 @@ class Driver:
 
     def open(self) -> Step | Deferred[Step]:
         """The connection is there (and in TLS, where TLS is implicit): the greeting, or a refusal and the end."""
-        return settle(self._guarded(self._connect(), close=True))
+        return settle(self._connect(), self._cannot_go_on)
 
     def take(self, event: Event) -> Step | Deferred[Step]:
         """Answer one event of the core."""
@@ -133,7 +134,7 @@ class Driver:
             return self._chunk(event.octets)
         if type(event) is Bdat:
             return self._bdat(event)
-        return settle(self._guarded(_TAKERS[type(event)](self, event)))
+        return settle(_TAKERS[type(event)](self, event), self._unexpected)
 
     def secured(self, tls: Tls) -> None:
         """TLS is on before the greeting (implicit TLS)."""
@@ -146,11 +147,12 @@ class Driver:
         self._login.end()
         self.session = replace(self.session, tls=tls, helo=None, extended=False, identity=None)
         self._use(self._site.in_tls)
-        return settle(self._guarded(self._after_tls(), close=True))
+        return settle(self._after_tls(), self._cannot_go_on)
 
     def _use(self, prepared: Prepared) -> None:
         self._prepared = prepared
         self._rules = prepared.rules
+        self._chains = prepared.chains
 
     def farewell(self, reply: Reply, reason: Reason) -> bytes:
         """A last reply outside the order of commands: time-outs, limits, shutdown."""
@@ -195,35 +197,44 @@ class Driver:
 
     # --- judging ----------------------------------------------------------------
 
-    async def _guarded(self, answer: Coroutine[Deferred[object], None, Step], close: bool = False) -> Step:
-        """Turn what nobody foresaw into 451 (I4, I5)."""
-        try:
-            return await answer
-        except Exception as failure:
-            if self._given_up:
-                raise
-            self._tell.log_unexpected()
-            reply = replies.CANNOT_SERVE if close else replies.TRY_LATER
-            trail = self._tell.open_trail
-            # A stage that takes longer than the client would wait.
-            cause = self._limit_reached(Reason.INACTIVE) if isinstance(failure, TimeoutError) else None
-            detail = type(failure).__name__
-            decided(trail, "session", "unexpected", Refuse(reply, Reason.UNEXPECTED, detail=detail, cause=cause))
-            if trail is self._tell.trail:
-                self._tell.record(self.session, Kind.SESSION, trail, (reply,), Reason.UNEXPECTED.value)
-            return self._tell.say(reply, Then.CLOSE if close else Then.GO_ON)
+    def _unexpected(self, failure: Exception, close: bool = False) -> Step:
+        """Turn what nobody foresaw, and is being treated, into 451 (I4, I5); raise it on where nobody listens."""
+        if self._given_up:
+            raise failure
+        self._tell.log_unexpected()
+        reply = replies.CANNOT_SERVE if close else replies.TRY_LATER
+        trail = self._tell.open_trail
+        # A stage that takes longer than the client would wait.
+        cause = self._limit_reached(Reason.INACTIVE) if isinstance(failure, TimeoutError) else None
+        detail = type(failure).__name__
+        decided(trail, "session", "unexpected", Refuse(reply, Reason.UNEXPECTED, detail=detail, cause=cause))
+        if trail is self._tell.trail:
+            self._tell.record(self.session, Kind.SESSION, trail, (reply,), Reason.UNEXPECTED.value)
+        return self._tell.say(reply, Then.CLOSE if close else Then.GO_ON)
 
-    async def _judge(self, policies: tuple[Policy[C], ...], context: C) -> Verdict:
+    def _cannot_go_on(self, failure: Exception) -> Step:
+        """The same where there is no session without an answer: 421."""
+        return self._unexpected(failure, close=True)
+
+    def _judge(self, policies: tuple[Policy[C], ...], context: C) -> Verdict | Deferred[Verdict]:
         """Run a stage's chain and add what it cost to the trail."""
-        trail = context.trail
-        trail.resume()
-        site = self._site
+        context.trail.resume()
         parameters = self.parameters
         assert parameters is not None
-        verdict = await chain(policies, context, parameters.timeout, site.clock)
-        if type(verdict) is Proceed:
-            trail.decided(context.stage.value, ALL_POLICIES, "", (), "proceed")
+        verdict = run(policies, context, parameters.timeout, self._site.clock)
+        if verdict is PROCEED:
+            context.trail.decided(context.stage._value_, ALL_POLICIES, "", (), "proceed")
+        elif not isinstance(verdict, Refuse):
+            return self._judged(verdict, context)
         return verdict
+
+    def _judged(self, verdict: Verdict | Deferred[Verdict], context: C) -> Verdict | Deferred[Verdict]:
+        """The same for a chain that changes something, or waits."""
+        if isinstance(verdict, VERDICTS):
+            if type(verdict) is Proceed:
+                context.trail.decided(context.stage._value_, ALL_POLICIES, "", (), "proceed")
+            return verdict
+        return verdict.addCallback(self._judged, context)
 
     def _session_context(self, stage: Stage) -> ConnectContext:
         return ConnectContext(self.session, self._rules, self._ports, self._tell.trail, stage)
@@ -273,7 +284,8 @@ class Driver:
             event.verb,
             event.name,
         )
-        verdict = await self._judge(ehlo.POLICIES, context)
+        judged = self._judge(ehlo.POLICIES, context)
+        verdict = judged if isinstance(judged, VERDICTS) else await judged
         if not isinstance(verdict, Proceed):
             return self._tell.refuse(self.session, verdict, "ehlo", self._tell.trail, event.name)
         greeted = replace(self.session, helo=event.name or "null", extended=event.verb != "HELO")
@@ -334,7 +346,8 @@ class Driver:
             event.mechanism,
             self._transaction is not None,
         )
-        verdict = await self._judge(auth.POLICIES, context)
+        judged = self._judge(auth.POLICIES, context)
+        verdict = judged if isinstance(judged, VERDICTS) else await judged
         if not isinstance(verdict, Proceed):
             return self._tell.refuse(self.session, verdict, "auth", self._tell.trail, event.mechanism)
         turn = self._login.begin(event)
@@ -366,6 +379,7 @@ class Driver:
         self.session = replace(self.session, identity=identity)
         self._prepared = None
         self._rules = self._site.rules
+        self._chains = self._site.chains
         context = self._session_context(Stage.AUTH)
         self.parameters = await authenticated_parameters(self._rules, context, self.parameters)
         self._tell.trail.decided(Stage.AUTH.value, cause.rule, cause.place, (("login", identity.login),), "accepted")
@@ -425,8 +439,9 @@ class Driver:
             parameters,
             hold_seconds,
         )
-        policies = mail.PLAIN_POLICIES if parameters is NO_MAIL_PARAMETERS else mail.POLICIES
-        verdict = await self._judge(policies, context)
+        policies = self._chains.plain_mail if parameters is NO_MAIL_PARAMETERS else self._chains.mail
+        judged = self._judge(policies, context)
+        verdict = judged if isinstance(judged, VERDICTS) else await judged
         if not isinstance(verdict, Proceed):
             return self._tell.refuse(self.session, verdict, "mail", trail, event.path.text or "<>")
         path = event.path
@@ -457,7 +472,8 @@ class Driver:
             path,
             event.parameters,
         )
-        verdict = await self._judge(rcpt.POLICIES, context)
+        judged = self._judge(self._chains.rcpt, context)
+        verdict = judged if isinstance(judged, VERDICTS) else await judged
         if isinstance(verdict, Proceed) and transaction is not None:
             self._transaction = apply.with_recipient(transaction, path, event.parameters, verdict.changes)
             trail.add_recipient(path.text, "250 2.1.5")
@@ -512,7 +528,8 @@ class Driver:
 
     async def _data(self, event: Data) -> Step:
         context = self._data_context(chunking=False)
-        verdict = await self._judge(data.BEFORE, context)
+        judged = self._judge(self._chains.before_data, context)
+        verdict = judged if isinstance(judged, VERDICTS) else await judged
         if not isinstance(verdict, Proceed):
             return self._tell.refuse(self.session, verdict, "data", context.trail)
         assert self._limits is not None
@@ -527,8 +544,8 @@ class Driver:
         wait = self._incoming.write(octets)
         return NOTHING if wait is None else Step(b"", Then.GO_ON, wait)
 
-    async def _data_end(self, event: DataEnd) -> Step:
-        return await self._complete(event.bare_newline)
+    def _data_end(self, event: DataEnd) -> Coroutine[Deferred[object], None, Step]:
+        return self._complete(event.bare_newline)
 
     def _bdat(self, event: Bdat) -> Step:
         """A chunk is announced: it will be read to its end, kept or not."""
@@ -559,7 +576,8 @@ class Driver:
         refusal = self._incoming.chunk_ends()
         context = self._data_context(chunking=True)
         try:
-            verdict = await self._judge(data.BEFORE_CHUNK, context)
+            judged = self._judge(self._chains.before_chunk, context)
+            verdict = judged if isinstance(judged, VERDICTS) else await judged
         except Exception:
             if self._given_up:
                 raise
@@ -617,7 +635,8 @@ class Driver:
                 bare_newline,
                 incoming.too_big,
             )
-            verdict = await self._judge(data.POLICIES, context)
+            judged = self._judge(self._chains.message, context)
+            verdict = judged if isinstance(judged, VERDICTS) else await judged
             if not isinstance(verdict, Proceed):
                 incoming.discard()
                 return self._finish(verdict, trail, size_octets)

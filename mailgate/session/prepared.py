@@ -18,6 +18,8 @@ from mailgate.expr.outside import Outside
 from mailgate.expr.value import Value
 from mailgate.mail.reply import Reply
 from mailgate.session.chain import settle
+from mailgate.session.chains import Chains, chains
+from mailgate.session.idle import Known
 from mailgate.session.parameters import (
     ConnectionParameters,
     TransactionParameters,
@@ -57,6 +59,7 @@ class Prepared:
     """
 
     rules: SessionSettings
+    chains: Chains
     connection: ConnectionParameters | None
     transaction: TransactionParameters | None
     ehlo_is_fixed: bool
@@ -82,6 +85,7 @@ def prepare(settings: SessionSettings, listener: str, protocol: str, is_tls: boo
     )
     return Prepared(
         rules,
+        chains(Known(rules, is_logged_in=False)),
         _connection(rules),
         _transaction(rules),
         all(isinstance(choice, Choice) and choice.is_constant for choice in advertised),

@@ -20,6 +20,8 @@ from mailgate.mail.reply import Reply
 from mailgate.mail.session import Session
 from mailgate.queue.store import QueueStore
 from mailgate.session.accept import Acceptance
+from mailgate.session.chains import Chains, chains
+from mailgate.session.idle import Known
 from mailgate.session.ports import Ports
 from mailgate.session.prepared import Prepared, prepare, specialised
 
@@ -50,6 +52,8 @@ class Site:
     listener: ListenerSettings
     rules: SessionSettings
     """For clients that have logged in."""
+    chains: Chains
+    """For them, too."""
     in_clear: Prepared
     in_tls: Prepared
     """For those that have not."""
@@ -79,10 +83,12 @@ def listener_site(
     """The surroundings of one listener's sessions, its rules worked out as far as they can be."""
     listener = settings.server.listener[listener_id]
     known = {"listener": listener_id, "protocol": listener.protocol}
+    rules = specialised(settings.session, known)
     return Site(
         listener_id=listener_id,
         listener=listener,
-        rules=specialised(settings.session, known),
+        rules=rules,
+        chains=chains(Known(rules, is_logged_in=True)),
         in_clear=prepare(settings.session, listener_id, listener.protocol, is_tls=False),
         in_tls=prepare(settings.session, listener_id, listener.protocol, is_tls=True),
         ports=ports,

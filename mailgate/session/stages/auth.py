@@ -24,19 +24,19 @@ def cannot_authenticate(unknown: Unknown, cause: Cause) -> Refuse:
     return unanswered(unknown, cause, temporary=replies.AUTH_UNKNOWN, rejected=replies.AUTH_FAILED)
 
 
-async def identity_is_open(context: AuthContext) -> Verdict:
+def identity_is_open(context: AuthContext) -> Verdict:
     """One authentication a session (RFC 4954 4)."""
     if context.session.identity is not None:
         return Refuse(replies.AUTH_ALREADY, Reason.SEQUENCE)
     return PROCEED
 
 
-async def no_transaction_is_open(context: AuthContext) -> Verdict:
+def no_transaction_is_open(context: AuthContext) -> Verdict:
     """No AUTH inside a mail transaction (RFC 4954 4)."""
     return Refuse(replies.AUTH_IN_TRANSACTION, Reason.SEQUENCE) if context.in_transaction else PROCEED
 
 
-async def directory_is_there(context: AuthContext) -> Verdict:
+def directory_is_there(context: AuthContext) -> Verdict:
     """AUTH needs a directory (`session.auth.directory`) that is defined."""
     name = context.connection.auth_directory
     if isinstance(name, Unknown):

@@ -12,6 +12,7 @@ from mailgate.mail.unknown import Unknown
 from mailgate.mail.verdict import PROCEED, Reason, Refuse, Verdict
 from mailgate.session.chain import Policy
 from mailgate.session.context import DataContext, MessageContext
+from mailgate.session.idle import Idle
 from mailgate.session.unanswered import unanswered
 
 NO_RECIPIENT = Refuse(replies.RCPT_FIRST, Reason.NO_RECIPIENTS)
@@ -25,14 +26,14 @@ def too_big(context: DataContext, *facts: tuple[str, object]) -> Refuse:
     return Refuse(replies.MESSAGE_TOO_BIG, Reason.MESSAGE_TOO_BIG, cause=cause)
 
 
-async def there_is_a_recipient(context: DataContext) -> Verdict:
+def there_is_a_recipient(context: DataContext) -> Verdict:
     """No message without an accepted recipient."""
     if context.transaction is not None and context.transaction.recipients:
         return PROCEED
     return NO_RECIPIENT
 
 
-async def body_may_come_this_way(context: DataContext) -> Verdict:
+def body_may_come_this_way(context: DataContext) -> Verdict:
     """DATA neither after BDAT nor for BODY=BINARYMIME (RFC 3030 2 and 3)."""
     if context.chunking or context.transaction is None:
         return PROCEED
@@ -65,12 +66,12 @@ async def chunking_is_offered(context: DataContext) -> Verdict:
     return Refuse(replies.NOT_OFFERED, Reason.PARAMETER_NOT_OFFERED, cause=cause)
 
 
-async def size_is_within_limit(context: MessageContext) -> Verdict:
+def size_is_within_limit(context: MessageContext) -> Verdict:
     """Refuse a message that went over `session.data.limits.size`; its octets were let go at once."""
     return too_big(context) if context.too_big else PROCEED
 
 
-async def newlines_are_whole(context: MessageContext) -> Verdict:
+def newlines_are_whole(context: MessageContext) -> Verdict:
     """Refuse a message with a bare CR or LF (RFC 5321 2.3.8): such octets are how messages are smuggled."""
     if context.bare_newline:
         cause = context.cause(context.rules.bare_newline)
@@ -78,7 +79,7 @@ async def newlines_are_whole(context: MessageContext) -> Verdict:
     return PROCEED
 
 
-async def header_is_there(context: MessageContext) -> Verdict:
+def header_is_there(context: MessageContext) -> Verdict:
     """Refuse what has no header field at all."""
     if context.header.names:
         return PROCEED
@@ -99,6 +100,8 @@ async def message_does_not_loop(context: MessageContext) -> Verdict:
         return Refuse(replies.MAIL_LOOP, Reason.MAIL_LOOP, cause=cause)
     return PROCEED
 
+
+IDLE: Idle[DataContext] = {chunking_is_offered: lambda known: known.rules.extensions.chunking.is_always(True)}
 
 BEFORE: tuple[Policy[DataContext], ...] = (there_is_a_recipient, body_may_come_this_way, messages_are_left)
 

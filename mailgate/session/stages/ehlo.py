@@ -15,14 +15,14 @@ from mailgate.wire.smtp.sasl import MECHANISMS
 LABEL_OCTETS = 63
 
 
-async def protocol_is_right(context: EhloContext) -> Verdict:
+def protocol_is_right(context: EhloContext) -> Verdict:
     """LHLO on LMTP listeners, EHLO and HELO on the others (RFC 2033 4.1)."""
     if context.session.is_lmtp:
         return PROCEED if context.verb == "LHLO" else Refuse(replies.NOT_SMTP_HERE, Reason.WRONG_PROTOCOL)
     return Refuse(replies.NOT_LMTP_HERE, Reason.WRONG_PROTOCOL) if context.verb == "LHLO" else PROCEED
 
 
-async def name_is_given(context: EhloContext) -> Verdict:
+def name_is_given(context: EhloContext) -> Verdict:
     """Refuse a greeting without a name; a bare EHLO passes where any name would."""
     if context.name:
         return PROCEED
@@ -35,7 +35,7 @@ async def name_is_given(context: EhloContext) -> Verdict:
     return PROCEED
 
 
-async def name_is_qualified(context: EhloContext) -> Verdict:
+def name_is_qualified(context: EhloContext) -> Verdict:
     """Refuse a name that is not fully qualified (`session.ehlo.reject-non-fqdn`)."""
     if context.name == context.session.helo:
         return PROCEED

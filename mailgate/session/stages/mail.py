@@ -11,6 +11,7 @@ from mailgate.mail.unknown import Unknown
 from mailgate.mail.verdict import PROCEED, Cause, Proceed, Reason, Refuse, Verdict
 from mailgate.session.chain import Policy
 from mailgate.session.context import MailContext
+from mailgate.session.idle import Idle
 from mailgate.session.unanswered import unanswered
 
 # RFC 6710 allows -9 to 9; policies assign meaning to -6 to 6 only.
@@ -27,7 +28,7 @@ def out_of_range(cause: Cause) -> Refuse:
     return Refuse(replies.PARAMETER_OUT_OF_RANGE, Reason.PARAMETER_OUT_OF_RANGE, cause=cause)
 
 
-async def helo_was_said(context: MailContext) -> Verdict:
+def helo_was_said(context: MailContext) -> Verdict:
     """Ask for a greeting first, where `session.ehlo.require` does."""
     if context.session.helo is not None:
         return PROCEED
@@ -39,14 +40,14 @@ async def helo_was_said(context: MailContext) -> Verdict:
     return Refuse(replies.SAY_EHLO_FIRST, Reason.HELO_MISSING, cause=context.cause(context.rules.ehlo.require))
 
 
-async def mail_is_first(context: MailContext) -> Verdict:
+def mail_is_first(context: MailContext) -> Verdict:
     """Refuse a second MAIL; the open transaction stays."""
     if context.transaction is None:
         return PROCEED
     return Refuse(replies.TRANSACTION_OPEN, Reason.TRANSACTION_OPEN)
 
 
-async def identity_suffices(context: MailContext) -> Verdict:
+def identity_suffices(context: MailContext) -> Verdict:
     """Ask for AUTH where `session.auth.require` does."""
     if context.session.identity is not None:
         return PROCEED
@@ -178,6 +179,13 @@ async def dsn_is_offered(context: MailContext) -> Verdict:
         return unanswered(offered, context.cause(context.rules.extensions.dsn))
     return PROCEED if offered else not_offered(context.cause(context.rules.extensions.dsn))
 
+
+IDLE: Idle[MailContext] = {
+    identity_suffices: lambda known: known.rules.auth.require.is_always(False),
+    sender_is_allowed: lambda known: known.rules.mail.is_allowed.is_always(True),
+    address_is_rewritten: lambda known: known.rules.mail.rewrite.is_always(None),
+    sender_is_own: lambda known: not known.is_logged_in,
+}
 
 PLAIN_POLICIES: tuple[Policy[MailContext], ...] = (
     helo_was_said,

@@ -10,6 +10,7 @@ from mailgate.mail.unknown import Unknown
 from mailgate.mail.verdict import PROCEED, Discard, Proceed, Reason, Refuse, Verdict
 from mailgate.session.chain import Policy
 from mailgate.session.context import RcptContext
+from mailgate.session.idle import Idle
 from mailgate.session.unanswered import unanswered
 
 MOST_REPEATED = 1000
@@ -18,12 +19,12 @@ ALREADY_THERE = Discard(Reason.DUPLICATE, replies.RECIPIENT_OK)
 NO_TRANSACTION = Refuse(replies.MAIL_FIRST, Reason.NO_TRANSACTION)
 
 
-async def mail_was_said(context: RcptContext) -> Verdict:
+def mail_was_said(context: RcptContext) -> Verdict:
     """Refuse RCPT outside a transaction."""
     return PROCEED if context.transaction is not None else NO_TRANSACTION
 
 
-async def count_is_below_limit(context: RcptContext) -> Verdict:
+def count_is_below_limit(context: RcptContext) -> Verdict:
     """At most `session.rcpt.max-recipients` in a transaction."""
     # RFC 5321 4.5.3.1.8: at least 100 recipients.
     if context.transaction is None or context.limits is None:
@@ -39,7 +40,7 @@ async def count_is_below_limit(context: RcptContext) -> Verdict:
     return PROCEED
 
 
-async def dsn_is_offered(context: RcptContext) -> Verdict:
+def dsn_is_offered(context: RcptContext) -> Verdict:
     """NOTIFY and ORCPT only where DSN is offered (RFC 3461)."""
     if (context.parameters.notify is None and context.parameters.orcpt is None) or context.limits is None:
         return PROCEED
@@ -52,7 +53,7 @@ async def dsn_is_offered(context: RcptContext) -> Verdict:
     return Refuse(replies.PARAMETER_NOT_OFFERED, Reason.PARAMETER_NOT_OFFERED, cause=cause)
 
 
-async def recipient_is_new(context: RcptContext) -> Verdict:
+def recipient_is_new(context: RcptContext) -> Verdict:
     """Answer a recipient that is there already with 250, and do not add it again."""
     if context.transaction is None:
         return NO_TRANSACTION
@@ -102,12 +103,22 @@ async def mailbox_exists(context: RcptContext) -> Verdict:
     return Refuse(replies.RELAY_DENIED, Reason.RELAY_DENIED, detail=f"{context.rcpt_domain}: {where}", cause=cause)
 
 
+def rewritten_one_is_new(context: RcptContext) -> Verdict:
+    """As `recipient_is_new`, for the address it was made."""
+    return recipient_is_new(context)
+
+
+IDLE: Idle[RcptContext] = {
+    address_is_rewritten: lambda known: known.rules.rcpt.rewrite.is_always(None),
+    rewritten_one_is_new: lambda known: known.rules.rcpt.rewrite.is_always(None),
+}
+
 POLICIES: tuple[Policy[RcptContext], ...] = (
     mail_was_said,
     count_is_below_limit,
     dsn_is_offered,
     recipient_is_new,
     address_is_rewritten,
-    recipient_is_new,
+    rewritten_one_is_new,
     mailbox_exists,
 )

@@ -63,6 +63,9 @@ __all__ = ["BareNewline", "Pending", "ServerConnection", "State"]
 class State(Enum):
     """What the octets to come are, or whose turn it is."""
 
+    # Members are looked up in tables at every step; Enum hashes their names in Python.
+    __hash__ = object.__hash__
+
     COMMAND = "command"
     """A command line is next."""
     RESPONSE = "response"
@@ -262,7 +265,13 @@ class ServerConnection:
     # --- what the octets are, state by state --------------------------------------
 
     def _command(self) -> Event | Pending:
-        line = self._buffer.line()
+        buffer = self._buffer
+        if buffer.at and buffer.at == len(buffer.octets):
+            # Most clients wait for a reply before they go on.
+            buffer.octets = b""
+            buffer.at = 0
+            return _NEED_DATA
+        line = buffer.line()
         if line is None:
             return _NEED_DATA
         if isinstance(line, Fault):
