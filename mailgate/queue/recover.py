@@ -13,10 +13,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 
 from mailgate.queue import journal
 from mailgate.queue.item import Lapsed
 from mailgate.queue.lease import Owner
+
+GARBAGE_AGE = timedelta(hours=1)
+"""A file without a message that is older belongs to no session any more."""
 
 _DIRECTORIES = tuple(f"{number:02x}" for number in range(256))
 

@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from mailgate.crash.point import ARMED, passed
 from mailgate.queue import lease as host
 from mailgate.queue import place, reads, recover
+from mailgate.queue.connection import connect
 from mailgate.queue.content import BLOCK_OCTETS, content
 from mailgate.queue.item import (
     Lapsed,
@@ -40,6 +41,7 @@ from mailgate.queue.item import (
 from mailgate.queue.migrate import migrate
 from mailgate.queue.operate import Change, Order, Picked, carry_out
 from mailgate.queue.reads import Reader, StoredContent
+from mailgate.queue.repair import repair_ledger, repair_message
 from mailgate.queue.spool import FileSpool, RunBlocking
 from mailgate.queue.store import ContentReader, StoreFailed
 from mailgate.queue.tables import Recorded, Tables, hash_text, items
@@ -48,41 +50,13 @@ from mailgate.queue.writer import Writer
 
 INLINE_OCTETS = 262_144
 MIN_FREE_OCTETS = 268_435_456
-BUSY_SECONDS = 10.0
-# Contents are most of what is written: large pages take them in a quarter of the steps.
-_NEW_FILE = ("page_size = 16384", "auto_vacuum = INCREMENTAL")
 _GARBAGE_INTERVAL = timedelta(hours=1)
-_LOG_KEPT_OCTETS = 64 * 1024 * 1024
 # A queue id: milliseconds, then 6 bits of the process, then 14 bits of a sequence.
 _SEQUENCE_BITS = 14
 _PROCESS_BITS = 6
 _SEQUENCES = 1 << _SEQUENCE_BITS
 
 _log = Logger(namespace="mailgate.queue")
-
-
-def connect(path: str, *, write: bool) -> sqlite3.Connection:
-    """Open a connection as every process of the store does. Raises `sqlite3.Error`."""
-    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=256)
-    try:
-        # Deleted octets need not be overwritten: whoever reads the file may read the mail in it.
-        for setting in (
-            # Of an empty file only: later it would be a write, and without effect.
-            *(_NEW_FILE if write and not os.path.getsize(path) else ()),
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-            "secure_delete = OFF",
-            "temp_store = MEMORY",
-            "wal_autocheckpoint = 0",
-            f"journal_size_limit = {_LOG_KEPT_OCTETS}",
-            f"query_only = {'OFF' if write else 'ON'}",
-        ):
-            db.execute(f"PRAGMA {setting}").fetchall()
-    except sqlite3.Error:
-        db.close()
-        raise
-    return db
 
 
 class SqliteStore:
@@ -106,7 +80,7 @@ class SqliteStore:
         inline_octets: int = INLINE_OCTETS,
         min_free_octets: int = MIN_FREE_OCTETS,
         lease: timedelta = timedelta(seconds=60),
-        garbage_age: timedelta = timedelta(hours=1),
+        garbage_age: timedelta = recover.GARBAGE_AGE,
         journal_synced: bool = True,
         process: int = 0,
         wall_ms: Callable[[], int] = host.wall_ms,
@@ -414,6 +388,17 @@ class SqliteStore:
             if change.spooled:
                 await self._remove_file(change.id)
         return changes
+
+    async def repair(self, ids: Sequence[int], ledger: bool) -> None:
+        """Put the rows of these messages right, and what is used of quotas, in one transaction (`repair.py`)."""
+
+        def change(tables: Tables) -> None:
+            for id_ in ids:
+                repair_message(tables.db, id_)
+            if ledger:
+                repair_ledger(tables.db)
+
+        await self._writer.submit(change)
 
     async def set_flag(self, name: str, value: str | None) -> None:
         """Keep a word about the whole queue, for every process of it; None forgets it."""

@@ -65,7 +65,12 @@ class QueueCommands:
 
     def table(self) -> Mapping[str, Command]:
         """Every command by its name."""
-        return {COMMAND: self.change, "queue.pause": self.pause, "queue.resume": self.resume}
+        return {
+            COMMAND: self.change,
+            "queue.pause": self.pause,
+            "queue.resume": self.resume,
+            "queue.repair": self.repair,
+        }
 
     async def start(self) -> None:
         """Take up the pause of the cluster again; call it before attempts begin. Raises `StoreFailed`."""
@@ -193,6 +198,30 @@ class QueueCommands:
     def _read_pauses(self) -> dict[PauseOf, Pause]:
         with self._reading() as db:
             return pauses(db)
+
+    # --- repairs ------------------------------------------------------------------------
+
+    async def repair(self, request: Request, caller: Caller) -> Answer:
+        """Put right what `mailgate queue check` has found."""
+        self._right_daemon(request)
+        ids = request.arguments.get("ids")
+        if not isinstance(ids, list) or not all(type(id_) is int and 0 <= id_ < 1 << 63 for id_ in ids):
+            raise Failed(Status.USAGE, "ids are numbers")
+        actor = await self._run_blocking(_user, caller.uid)
+        is_ledger = request.arguments.get("ledger") is True
+        try:
+            for start in range(0, len(ids), _MESSAGES_AT_ONCE):
+                await self._store.repair(ids[start : start + _MESSAGES_AT_ONCE], False)
+            if is_ledger:
+                await self._store.repair((), True)
+            if request.arguments.get("files") is True:
+                await self._store.collect_garbage()
+        except StoreFailed as failure:
+            raise Failed(Status.NOT_NOW, str(failure)) from None
+        for id_ in ids:
+            _log.info("{event}", event="queue.operator", queueId=queue_id_text(id_), action="repair", actor=actor)
+        self._wake.nudge()
+        return Answer(Status.OK)
 
     # --- on a thread ----------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from mailgate.admin.command.queue_change import CHANGES
+from mailgate.admin.command.queue_check import check
 from mailgate.admin.command.queue_list import list_
 from mailgate.admin.command.queue_pause import pause, resume
 from mailgate.admin.command.queue_show import show
@@ -20,5 +21,5 @@ def queue() -> None:
     """The message queue."""
 
 
-for _command in (list_, show, *CHANGES, pause, resume, status):
+for _command in (list_, show, *CHANGES, check, pause, resume, status):
     queue.add_command(_command)

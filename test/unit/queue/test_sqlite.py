@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from mailgate.mail.envelope import Body, DeliverBy, Notify, Ret
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
-from mailgate.queue import place, sqlite, writer
+from mailgate.queue import connection, place, sqlite, writer
 from mailgate.queue.item import ExpiresBy, Expiry, RecipientUpdate, Source, State
 from mailgate.queue.place import StoreInUse, StoreUnsuitable
 from mailgate.queue.schedule import final
@@ -219,7 +219,7 @@ def test_a_database_that_cannot_be_written_fails_the_change_and_not_the_store(st
 
 
 def test_a_locked_database_fails_the_change_and_not_the_store(stores, run, monkeypatch):
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "BUSY_SECONDS", 0.05)
     store = stores.open()
     other = outside(stores)
     other.execute("BEGIN IMMEDIATE")
