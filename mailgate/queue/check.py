@@ -170,27 +170,20 @@ def _content_fault(db: sqlite3.Connection, spool_dir: str, id_: int, kind: str, 
 
 
 def _ledger(db: sqlite3.Connection) -> Iterator[Problem]:
-    ledger = ledger_of(db)
     for (id_,) in db.execute(
         "SELECT DISTINCT message_id FROM quota_charge WHERE message_id NOT IN (SELECT id FROM message)"
     ):
         yield Problem("QI5", queue_id_text(id_), "charges without their message")
     for bucket, octets, messages, used_octets, used_messages in db.execute(
-        f"WITH charged AS (SELECT bucket, sum(octets) AS octets, sum(messages) AS messages FROM {ledger} GROUP BY 1)"
+        "WITH charged AS (SELECT bucket, sum(octets) AS octets, sum(messages) AS messages FROM quota_ledger GROUP BY 1)"
         " SELECT bucket, charged.octets, charged.messages, ifnull(used.octets, 0), ifnull(used.messages, 0)"
         " FROM charged LEFT JOIN quota_usage AS used USING (bucket)"
         " WHERE charged.octets IS NOT used.octets OR charged.messages IS NOT used.messages"
         " UNION ALL SELECT bucket, 0, 0, octets, messages FROM quota_usage"
-        f" WHERE (octets <> 0 OR messages <> 0) AND bucket NOT IN (SELECT bucket FROM {ledger})"
+        " WHERE (octets <> 0 OR messages <> 0) AND bucket NOT IN (SELECT bucket FROM quota_ledger)"
     ):
         detail = f"used are {used_messages} messages and {used_octets} octets, charged {messages} and {octets}"
         yield Problem("QI5", bucket, detail)
-
-
-def ledger_of(db: sqlite3.Connection) -> str:
-    """The table or view that has every charge."""
-    view = db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'quota_ledger'").fetchone()
-    return "quota_charge" if view is None else "quota_ledger"
 
 
 def _leases(db: sqlite3.Connection) -> Iterator[Problem]:

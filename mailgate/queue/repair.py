@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sqlite3
 
-from mailgate.queue.check import ledger_of
 from mailgate.queue.units import FINAL, units_wanted
 
 
@@ -87,5 +86,5 @@ def repair_ledger(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM quota_usage")
     db.execute(
         "INSERT INTO quota_usage (bucket, octets, messages)"
-        f" SELECT bucket, sum(octets), sum(messages) FROM {ledger_of(db)} GROUP BY bucket"
+        " SELECT bucket, sum(octets), sum(messages) FROM quota_ledger GROUP BY bucket"
     )

@@ -275,7 +275,8 @@ def test_what_left_the_queue_or_is_over_is_left_alone(queue):
 
 def test_the_charges_of_a_quota_go_with_the_message(queue):
     queue.add(1, waiting())
-    queue.db.execute("INSERT INTO quota_charge VALUES (1, 'all', 'message', 10, 1)")
+    queue.db.execute("INSERT INTO quota_charge VALUES (1, 'message', 'all', 10, 1)")
+    queue.db.execute("INSERT INTO quota_usage VALUES ('all', 10, 1)")
     queue.order(Action.DROP, {1: None})
     assert queue.db.execute("SELECT count(*) FROM quota_usage").fetchone() == (0,)
 
