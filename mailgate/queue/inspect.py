@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -77,8 +78,11 @@ def connect_read_only(path: str) -> sqlite3.Connection:
     Raises `OSError` (there is none, no permission), `sqlite3.Error`, and
     `StoreUnsuitable` for a queue of another version.
     """
-    # SQLite does not say why it cannot open a file.
-    os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    # SQLite does not say why it cannot open a file. To open and close it here would be the end of all locks this
+    # process has on it, the daemon's own among them: then the next who closes the queue takes its log away.
+    os.stat(path)
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     db = sqlite3.connect(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
     try:
         db.isolation_level = None
