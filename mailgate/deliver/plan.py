@@ -103,6 +103,15 @@ class Strategy(Generic[T]):
         """Whether every scope gets the same entry."""
         return self._names.is_constant
 
+    async def name(self, scope: Scope) -> str | Unknown:
+        """The name the rule gives for this scope; `default` for none."""
+        name = await self._names.value(scope)
+        return name if isinstance(name, Unknown) else name or "default"
+
+    def entry(self, name: str) -> T:
+        """What a name stands for; the built-in entry where nothing defines it."""
+        return self._entries.get(name, self._fallback)
+
     async def select(self, scope: Scope) -> T | Unknown:
         """The entry for this scope; the built-in one, with an event, for a name that nothing defines."""
         name = await self._names.value(scope)

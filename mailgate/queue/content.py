@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Generator
 
 from mailgate.queue.item import QueueItem
 from mailgate.queue.store import StoreFailed
@@ -28,6 +29,19 @@ def content(db: sqlite3.Connection, spool_dir: str, item: QueueItem) -> tuple[by
         os.close(fd)
         raise
     return octets, fd
+
+
+def blocks(octets: bytes, fd: int | None) -> Generator[bytes, None, None]:
+    """What `content` gave, piece by piece; the file is closed at the end, or when the iterator is."""
+    try:
+        # A message that mailgate adds nothing to is all in its file.
+        if octets:
+            yield octets
+        while fd is not None and (block := os.read(fd, BLOCK_OCTETS)):
+            yield block
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
 def _demand_size(item: QueueItem, found_octets: int) -> None:

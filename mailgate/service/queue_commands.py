@@ -23,7 +23,7 @@ from mailgate.admin.matching import BadMatch, compile_match, matching
 from mailgate.admin.order import COMMAND, PAGE_MESSAGES, BadOrder, Page, read_page
 from mailgate.config.schema.settings import Settings
 from mailgate.deliver.wake import Wake
-from mailgate.queue.inspect import connect_read_only, newest_id, pick, read
+from mailgate.queue.inspect import Ordered, Orders, connect_read_only, newest_id, orders, pick, read
 from mailgate.queue.item import QueueItem, queue_id_text
 from mailgate.queue.lease import Owner
 from mailgate.queue.operate import Action, Change, carry_out
@@ -31,9 +31,12 @@ from mailgate.queue.pause import Pause, PauseOf, pauses
 from mailgate.queue.sqlite import SqliteStore
 from mailgate.queue.store import StoreFailed
 from mailgate.service.build import RunBlocking
+from mailgate.service.outlook import Outlook, outlook
 
 # What the writer takes at once: some milliseconds of its time.
 _MESSAGES_AT_ONCE = 100
+# Recipients whose next attempt is told; each may ask a name server.
+_OUTLOOKS = 50
 # Of a million unknown answers an operator wants to see some.
 _UNKNOWN_TOLD = 10
 
@@ -70,6 +73,7 @@ class QueueCommands:
             "queue.pause": self.pause,
             "queue.resume": self.resume,
             "queue.repair": self.repair,
+            "queue.why": self.why,
         }
 
     async def start(self) -> None:
@@ -198,6 +202,44 @@ class QueueCommands:
     def _read_pauses(self) -> dict[PauseOf, Pause]:
         with self._reading() as db:
             return pauses(db)
+
+    # --- questions ----------------------------------------------------------------------
+
+    async def why(self, request: Request, caller: Caller) -> Answer:
+        """The free slots of the virtual queues some messages are in, and with `next` where they would go."""
+        self._right_daemon(request)
+        ids = request.arguments.get("ids")
+        if not isinstance(ids, list) or not all(type(id_) is int and 0 <= id_ < 1 << 63 for id_ in ids):
+            raise Failed(Status.USAGE, "ids are numbers")
+        try:
+            messages, ordered = await self._run_blocking(self._read_with_orders, ids)
+        except StoreFailed as failure:
+            raise Failed(Status.NOT_NOW, str(failure)) from None
+        queues = {recipient.queue for message in messages for recipient in message.recipients}
+        result: dict[str, object] = {"slots": {queue: self._wake.free_slots(queue) for queue in sorted(queues)}}
+        if request.arguments.get("next") is True:
+            result["next"] = await self._outlooks(messages, ordered)
+        return Answer(Status.OK, "", result)
+
+    async def _outlooks(self, messages: list[QueueItem], ordered: Orders) -> dict[str, object]:
+        """By queue id and address, of as many open recipients as an operator wants to read about."""
+        found: dict[str, object] = {}
+        left = _OUTLOOKS
+        for message in messages:
+            of_message: dict[str, Outlook] = {}
+            for recipient in message.recipients:
+                if recipient.state.is_final or not left:
+                    continue
+                left -= 1
+                route = ordered.get((message.id, recipient.index), Ordered()).route
+                generation = self._wake.generation
+                of_message[recipient.address] = await outlook(generation, message, recipient, route, self._wall_ms())
+            found[message.id_text] = of_message
+        return found
+
+    def _read_with_orders(self, ids: list[int]) -> tuple[list[QueueItem], Orders]:
+        with self._reading() as db:
+            return read(db, ids), orders(db, ids)
 
     # --- repairs ------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import sqlite3
 import uuid
 
 import pytest
+from support.command import command
 from support.daemon import Gateway, settle
 from support.ports import free_port, wait_until
 from support.queue_invariants import violations
@@ -61,7 +62,7 @@ def gateway(tmp_path_factory, authority, hop):
 @pytest.fixture(autouse=True)
 def empty(gateway):
     yield
-    done = gateway.command("queue", "drop", "--all")
+    done = command(gateway.config, "queue", "drop", "--all")
     assert done.returncode == 0, done.stderr
     gateway.wait_queue_empty()
 
@@ -97,7 +98,7 @@ def leased(gateway, id_):
 
 def change(gateway, *arguments, status=0):
     """The document of `mailgate queue ARGUMENTS --json`."""
-    done = gateway.command("queue", *arguments, "--json")
+    done = command(gateway.config, "queue", *arguments, "--json")
     assert done.returncode == status, (done.stdout, done.stderr)
     return json.loads(done.stdout)
 
@@ -125,12 +126,12 @@ def test_a_retry_can_be_put_off_to_another_time(gateway):
 
 def test_a_route_is_taken_from_the_configuration_in_use(gateway):
     first, second = send(gateway, "a@wait.test"), send(gateway, "b@wait.test")
-    done = gateway.command("queue", "reroute", first, "--route", "nosuch")
+    done = command(gateway.config, "queue", "reroute", first, "--route", "nosuch")
     assert (done.returncode, "nosuch" in done.stderr, "nobody" in done.stderr) == (64, True, True)
     assert rows(gateway, first)[0]["route_override"] is None
     change(gateway, "reroute", first, second, "--route", "hop")
     assert [rows(gateway, id_)[0]["route_override"] for id_ in (first, second)] == ["hop", "hop"]
-    shown = json.loads(gateway.command("queue", "show", first, "--json").stdout)
+    shown = json.loads(command(gateway.config, "queue", "show", first, "--json").stdout)
     assert shown["recipients"][0]["route"] == "hop"
     change(gateway, "reroute", second, "--clear")
     assert rows(gateway, second)[0]["route_override"] is None
@@ -177,11 +178,11 @@ def test_a_drop_removes_the_message_at_once(gateway):
 
 
 @pytest.mark.spec("OUT-195")
-@pytest.mark.parametrize("command", ["retry", "hold", "release", "reroute", "cancel", "drop"])
-def test_without_a_selector_nothing_is_changed(gateway, command):
-    route = ["--clear"] if command == "reroute" else []
-    assert change(gateway, command, *route, status=64)["error"]["code"] == 64
-    assert change(gateway, command, *route, "--all") == {"matched": 0, "changed": 0, "ids": []}
+@pytest.mark.parametrize("action", ["retry", "hold", "release", "reroute", "cancel", "drop"])
+def test_without_a_selector_nothing_is_changed(gateway, action):
+    route = ["--clear"] if action == "reroute" else []
+    assert change(gateway, action, *route, status=64)["error"]["code"] == 64
+    assert change(gateway, action, *route, "--all") == {"matched": 0, "changed": 0, "ids": []}
 
 
 @pytest.mark.spec("OUT-271")
@@ -191,27 +192,27 @@ def test_without_a_selector_nothing_is_changed(gateway, command):
 def test_a_dry_run_counts_what_the_real_one_changes(gateway, arguments):
     send(gateway, "a@wait.test", "b@slow.test")
     send(gateway, "c@wait.test")
-    command, *options = arguments
+    action, *options = arguments
     with contextlib.closing(sqlite3.connect(f"file:{gateway.queue_path}?mode=ro", uri=True)) as db:
         before = db.execute("SELECT * FROM recipient").fetchall()
-        thought = change(gateway, command, *options, "-d", "wait.test", "--dry-run")
+        thought = change(gateway, action, *options, "-d", "wait.test", "--dry-run")
         assert db.execute("SELECT * FROM recipient").fetchall() == before
     assert thought.pop("dry_run") is True
-    assert thought == change(gateway, command, *options, "-d", "wait.test")
+    assert thought == change(gateway, action, *options, "-d", "wait.test")
     assert thought["matched"] == 2
 
 
 @pytest.mark.spec("OUT-268")
 def test_what_is_not_there_is_status_one_and_named(gateway):
     id_ = send(gateway, "a@wait.test")
-    done = gateway.command("queue", "hold", "1234", "-d", "wait.test")
+    done = command(gateway.config, "queue", "hold", "1234", "-d", "wait.test")
     assert (done.returncode, done.stderr) == (1, "0000000000001234: nothing matched\n")
-    done = gateway.command("queue", "hold", "1234", id_)
+    done = command(gateway.config, "queue", "hold", "1234", id_)
     assert done.returncode == 0
     assert done.stdout == "1 recipient of 1 message held\n"
     assert done.stderr == "0000000000001234: nothing matched\n"
-    assert gateway.command("queue", "hold", "xyz").returncode == 64
-    assert gateway.command("queue", "retry", id_, "--at", "yesterday").returncode == 64
+    assert command(gateway.config, "queue", "hold", "xyz").returncode == 64
+    assert command(gateway.config, "queue", "retry", id_, "--at", "yesterday").returncode == 64
 
 
 def test_an_expression_picks_recipients(gateway):
@@ -221,9 +222,9 @@ def test_an_expression_picks_recipients(gateway):
     )
     assert (found["changed"], found["ids"]) == (1, [id_])
     assert [row["address"] for row in rows(gateway, id_) if row["held_since"]] == ["b@slow.test"]
-    done = gateway.command("queue", "hold", "--match", "qeue_name == 'slow'")
+    done = command(gateway.config, "queue", "hold", "--match", "qeue_name == 'slow'")
     assert (done.returncode, "queue_name" in done.stderr) == (64, True)
-    done = gateway.command("queue", "hold", "--match", "key_exists('no' + 'such', rcpt)")
+    done = command(gateway.config, "queue", "hold", "--match", "key_exists('no' + 'such', rcpt)")
     assert done.returncode == 1
     assert "2 recipients were left alone" in done.stderr
     assert "nosuch" in done.stderr
@@ -254,8 +255,8 @@ def test_without_the_daemon_changes_end_with_69_and_change_nothing(gateway, tmp_
     config = tmp_path / "other.toml"
     config.write_text(gateway.config.read_text().replace("control.sock", "nobody.sock"))
     before = rows(gateway, id_)
-    for command in (["retry"], ["hold"], ["release"], ["reroute", "--clear"], ["cancel"], ["drop"]):
-        done = gateway.command("--config", str(config), "queue", *command, id_, "--json")
+    for order in (["retry"], ["hold"], ["release"], ["reroute", "--clear"], ["cancel"], ["drop"]):
+        done = command(config, "queue", *order, id_, "--json")
         assert done.returncode == 69
         assert json.loads(done.stdout)["error"]["code"] == 69
     assert rows(gateway, id_) == before

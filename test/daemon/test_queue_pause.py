@@ -1,15 +1,18 @@
 """`mailgate queue pause` and `resume` against a running gateway."""
 
+import contextlib
 import getpass
 import json
 
 import pytest
 from support.client import Client
+from support.command import command
 from support.daemon import Gateway, settle
+from support.ports import wait_until
 
 
 def asked(gateway, *arguments, status=0):
-    done = gateway.command("queue", *arguments, "--json")
+    done = command(gateway.config, "queue", *arguments, "--json")
     assert done.returncode == status, (done.stdout, done.stderr)
     return json.loads(done.stdout)
 
@@ -20,10 +23,18 @@ def send(gateway):
         assert client.say(b"Subject: x\r\n\r\nhi\r\n.\r\n").startswith(b"250 2.0.0")
 
 
+@contextlib.contextmanager
+def running(gateway):
+    """The gateway, once it takes commands: its ports are open earlier."""
+    with gateway:
+        wait_until((gateway.directory / "control.sock").exists, 20, "the control socket")
+        yield
+
+
 @pytest.mark.spec("OUT-027", "OUT-269")
 def test_while_paused_mail_is_taken_and_none_is_delivered(tmp_path, authority):
     gateway = Gateway(tmp_path, authority, changes=('[queue]\npoll = "1h"\n',))
-    with gateway:
+    with running(gateway):
         assert asked(gateway, "pause", "--reason", "upgrade") == {"previous": True, "running": False}
         send(gateway)
         settle(0.5)
@@ -35,7 +46,7 @@ def test_while_paused_mail_is_taken_and_none_is_delivered(tmp_path, authority):
         assert asked(gateway, "pause") == {"previous": False, "running": False}
         # Two flags: both must be gone. The poll is an hour away.
         assert asked(gateway, "pause", "--cluster") == {"previous": False, "running": False}
-        done = gateway.command("queue", "resume")
+        done = command(gateway.config, "queue", "resume")
         assert done.stdout == "was paused, is paused (cluster)\n"
         settle(0.5)
         assert gateway.all_mail() == []
@@ -50,15 +61,15 @@ def test_while_paused_mail_is_taken_and_none_is_delivered(tmp_path, authority):
 
 def test_a_restart_ends_the_pause_of_the_node_and_not_that_of_the_cluster(tmp_path, authority):
     gateway = Gateway(tmp_path, authority)
-    with gateway:
+    with running(gateway):
         asked(gateway, "pause")
         asked(gateway, "pause", "--cluster", "--reason", "a move")
         send(gateway)
     assert asked(gateway, "list")["running"] is False
-    with gateway:
+    with running(gateway):
         settle(0.5)
         assert gateway.all_mail() == []
-        text = gateway.command("queue", "status").stdout
+        text = command(gateway.config, "queue", "status").stdout
         assert "Paused for the cluster since" in text
         assert f"by {getpass.getuser()}: a move" in text
         assert "for the node" not in text
@@ -66,5 +77,5 @@ def test_a_restart_ends_the_pause_of_the_node_and_not_that_of_the_cluster(tmp_pa
         gateway.wait_mail("jane", "foobar.org")
         asked(gateway, "pause")
     assert asked(gateway, "status")["running"] is True
-    done = gateway.command("queue", "pause", "--json")
+    done = command(gateway.config, "queue", "pause", "--json")
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (69, 69)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import sys
+from contextlib import closing
 
 import click
 
@@ -15,7 +15,7 @@ from mailgate.admin.selector import queue_id
 from mailgate.admin.settings import queue_of, settings_of
 from mailgate.decisions.explain import printable
 from mailgate.mail.header import header_end
-from mailgate.queue.content import BLOCK_OCTETS, content
+from mailgate.queue.content import BLOCK_OCTETS, blocks, content
 from mailgate.queue.inspect import Ordered, Orders, in_attempt, orders, read
 from mailgate.queue.item import ExpiresBy, QueuedRecipient, QueueItem, queue_id_text
 
@@ -48,23 +48,17 @@ def show(config_file: str, id: str, whole: bool, headers: bool, as_document: boo
 
 
 def _print_content(db: sqlite3.Connection, spool: str, message: QueueItem, headers: bool) -> None:
-    octets, fd = content(db, spool, message)
-    try:
-        sys.stdout.flush()
-        out = sys.stdout.buffer
+    sys.stdout.flush()
+    out = sys.stdout.buffer
+    with closing(blocks(*content(db, spool, message))) as stored:
         if headers:
             # Up to the limit of what the queue itself reads of a header.
-            if fd is not None:
-                octets += os.read(fd, BLOCK_OCTETS)
+            octets = next(stored, b"")
+            octets += next(stored, b"") if len(octets) < BLOCK_OCTETS else b""
             out.write(octets[: header_end(octets)])
         else:
-            while octets:
-                out.write(octets)
-                octets = os.read(fd, BLOCK_OCTETS) if fd is not None else b""
-        out.flush()
-    finally:
-        if fd is not None:
-            os.close(fd)
+            out.writelines(stored)
+    out.flush()
 
 
 def _print_message(message: QueueItem, attempted: set[str], orders: Orders) -> None:
