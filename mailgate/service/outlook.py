@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from mailgate.deliver.context import host_scope, message_facts, recipient_scope
 from mailgate.deliver.maildir import LocalRoute
 from mailgate.deliver.plan import MxRoute, Route
-from mailgate.deliver.unit import Generation
+from mailgate.deliver.results import Generation
 from mailgate.dns.resolver import Absent, Resolver
 from mailgate.mail.unknown import Unknown
 from mailgate.queue.item import QueuedRecipient, QueueItem
