@@ -32,7 +32,7 @@ from mailgate.config.schema.queue import (
     TlsTimeoutSettings,
 )
 from mailgate.config.schema.resolver import ResolverSettings
-from mailgate.config.schema.server import FOREIGN_PROTOCOLS, ListenerSettings
+from mailgate.config.schema.server import FOREIGN_PROTOCOLS, HANDED_IN, ListenerSettings
 from mailgate.config.schema.storage import STANDARD_LISTS, MemoryStoreSettings, StorageSettings
 from mailgate.config.schema.unsupported import MECHANISMS, REFUSAL
 from mailgate.expr.scope import nearest
@@ -162,6 +162,10 @@ class _Check:
         listeners = self._built(ListenerSettings)
         taken: dict[object, Path] = {}
         for path, listener in listeners:
+            if path[-1] == HANDED_IN:
+                self._findings.error(
+                    path, f'"{HANDED_IN}" is the listener of what the program sendmail hands in', "choose another id"
+                )
             if listener.protocol in FOREIGN_PROTOCOLS:
                 self._warn(path, f"mailgate does not speak {listener.protocol}: the listener is left out")
                 continue

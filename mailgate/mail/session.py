@@ -41,6 +41,11 @@ class Identity:
     login: str
     addresses: tuple[str, ...] = ()
 
+    @classmethod
+    def of_user(cls, login: str, hostname: str) -> Identity:
+        """A user of this host, whom the system knows: his address is his name at the host."""
+        return cls(login, (f"{login}@{hostname}".lower(),))
+
 
 @lean
 @dataclass(frozen=True, slots=True)

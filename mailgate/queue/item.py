@@ -137,6 +137,8 @@ class NewMessage:
     via_port: int = 0
     charges: tuple[Charge, ...] = ()
     """What the message needs room in; none for what mailgate writes itself."""
+    drops: tuple[str, ...] = ()
+    """What of the maildrop is settled with this message: recorded in the same transaction, each once."""
 
     @property
     def size_octets(self) -> int:

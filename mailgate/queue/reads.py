@@ -119,6 +119,15 @@ def next_due(db: sqlite3.Connection, queues: Sequence[str]) -> int | None:
     return due
 
 
+def settled_drops(db: sqlite3.Connection, name: str) -> frozenset[str]:
+    """What is recorded of one drop of the maildrop."""
+    # "$" follows "#".
+    found = db.execute(
+        "SELECT name FROM maildrop WHERE name = ? OR (name > ? AND name < ?)", (name, f"{name}#", f"{name}$")
+    )
+    return frozenset(row[0] for row in found.fetchall())
+
+
 def listed(db: sqlite3.Connection, limit: int, offset: int) -> list[QueueItem]:
     """Messages in due order, units that are never due last; reads about `limit + offset` rows of each queue."""
     db.execute("BEGIN")

@@ -51,6 +51,7 @@ from mailgate.queue.writer import Writer
 INLINE_OCTETS = 262_144
 MIN_FREE_OCTETS = 268_435_456
 _GARBAGE_INTERVAL = timedelta(hours=1)
+_FORGOTTEN_AT_ONCE = 1000
 # A queue id: milliseconds, then 6 bits of the process, then 14 bits of a sequence.
 _SEQUENCE_BITS = 14
 _PROCESS_BITS = 6
@@ -142,7 +143,8 @@ class SqliteStore:
     def _open(self) -> Tables:
         try:
             directory = os.path.dirname(self._path) or "."
-            os.makedirs(directory, 0o750, exist_ok=True)
+            # Everybody may pass, to the maildrop; what else is in it has modes of its own.
+            os.makedirs(directory, 0o751, exist_ok=True)
             os.makedirs(self._spool_dir, 0o700, exist_ok=True)
             place.refuse_network(directory, self._spool_dir)
             self._lock = place.lock(self._path)
@@ -229,6 +231,15 @@ class SqliteStore:
         except StoreFailed:
             await self._remove_file(message.id)
             raise
+
+    async def settled_drops(self, name: str) -> frozenset[str]:
+        """What is recorded of one drop: its name, or its name with `#` and the number of a recipient."""
+        return await self._reader.ask(lambda db: reads.settled_drops(db, name))
+
+    async def forget_drops(self, before_ms: int, present: Sequence[str]) -> None:
+        """Forget the drops that were taken before a moment and whose files are not `present` any more."""
+        while await self._writer.submit(lambda tables: tables.forget_drops(before_ms, present, _FORGOTTEN_AT_ONCE)):
+            continue
 
     # --- delivery ------------------------------------------------------------------
 

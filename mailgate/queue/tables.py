@@ -78,6 +78,11 @@ UPDATE recipient SET state = ?, status_json = ?, queue = ?, schedule = ?,
     expires_value = CASE WHEN asked_due IS NULL THEN ? ELSE expires_value END,
     dsn_sent = ?, progress = ?, asked_due = NULL
 WHERE message_id = ? AND idx = ? AND (state NOT IN {FINAL} OR state = ?)"""
+# Names begin with the time in hex; what follows a "#" is the number of a recipient.
+_FORGET_DROPS = """
+DELETE FROM maildrop WHERE name IN (
+    SELECT name FROM maildrop WHERE name < ? AND taken < ?
+    AND substr(name || '#', 1, instr(name || '#', '#') - 1) NOT IN (SELECT value FROM json_each(?)) LIMIT ?)"""
 
 
 class Recorded(Enum):
@@ -133,6 +138,7 @@ class Tables:
         content_rows: list[rows.Row] = []
         recipient_rows: list[rows.Row] = []
         unit_rows: list[rows.Row] = []
+        drop_rows: list[rows.Row] = []
         for message, digest in messages:
             if message.content.octets is not None:
                 stored = message.prefix + message.content.octets
@@ -145,10 +151,15 @@ class Tables:
             message_rows.append(rows.message_row(message, digest))
             recipient_rows += [rows.recipient_row(message, recipient) for recipient in message.recipients]
             unit_rows += _unit_rows(message)
+            if message.drops:
+                drop_rows += [(name, message.id, message.created_ms) for name in message.drops]
         self.db.executemany(self._insert["message"], message_rows)
         self.db.executemany(self._insert["content"], content_rows)
         self.db.executemany(self._insert["recipient"], recipient_rows)
         self.db.executemany(self._insert["unit"], unit_rows)
+        if drop_rows:
+            # A name that is there already fails the message: it is in the queue.
+            self.db.executemany("INSERT INTO maildrop (name, message_id, taken) VALUES (?, ?, ?)", drop_rows)
         if admission is None:
             return {}
         admission.write(self.db)
@@ -260,6 +271,10 @@ class Tables:
     def late(self, lease: Lease, learnt: Sequence[RecipientUpdate], boot_ms: int) -> Mapping[int, Late]:
         """Store what is still news of results whose lease was lost."""
         return late.merge(self.db, lease, learnt, self._wall_ms(), boot_ms)
+
+    def forget_drops(self, before_ms: int, present: Sequence[str], limit: int) -> int:
+        """Forget what was taken from the maildrop before a moment, but for the files that are still there; how many."""
+        return self.db.execute(_FORGET_DROPS, (f"{before_ms:012x}", before_ms, json.dumps(present), limit)).rowcount
 
     def release_all(self) -> list[Lapsed]:
         """Give back what this process still holds, so that the next one need not wait."""

@@ -17,11 +17,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from mailgate.config.schema.server import HANDED_IN
 from mailgate.config.schema.settings import Settings
 from mailgate.decisions.entry import ALL_POLICIES, Kind, Step, Trail, plain
 from mailgate.deliver.plan import schedule_table
 from mailgate.mail.reply import Reply
-from mailgate.mail.session import Session, Tls
+from mailgate.mail.session import Identity, Session, Tls
 from mailgate.queue.enqueue import Schedules
 from mailgate.queue.item import NewMessage
 from mailgate.queue.quota import Quotas
@@ -42,6 +43,8 @@ _VERB = re.compile(r"(?i)(EHLO|HELO|LHLO)(?: |$)")
 _TLS = Tls("TLSv1.3", "TLS_AES_256_GCM_SHA384")
 _CLIENT_PORT = 40000
 _PASSWORD = "rehearsal"
+_USER = "root"
+"""Who hands in mail where a test does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +150,16 @@ class _Session:
         )
         listener = self._site.listener
         local = self._given.local
+        handed_in = case.listener == HANDED_IN
+        self._hostname = settings.server.hostname
         session = Session(
             id=new_trace_id(),
             listener=case.listener,
             protocol=listener.protocol,
-            remote_ip=self._given.peer or "192.0.2.1",
-            remote_port=_CLIENT_PORT,
+            remote_ip=self._given.peer or ("127.0.0.1" if handed_in else "192.0.2.1"),
+            remote_port=0 if handed_in else _CLIENT_PORT,
             local_ip=local.host if local is not None else listener.bind[0].host,
-            local_port=(local.port if local is not None else 0) or listener.bind[0].port,
+            local_port=(local.port if local is not None else 0) or (0 if handed_in else listener.bind[0].port),
             hostname=listener.hostname or "localhost",
             tls_offered=listener.tls.enable or listener.tls.implicit,
         )
@@ -176,14 +181,18 @@ class _Session:
         implicit = self._site.listener.tls.implicit
         if implicit:
             self._driver.secured(_TLS)
+        if self._case.listener == HANDED_IN:
+            self._driver.identified(Identity.of_user(given.login or _USER, self._hostname))
         self._go_on(self._heard("connect", "", self._waited(self._driver.open())))
         name = given.helo.name if given.helo is not None else None
+        if name is None and self._case.listener == HANDED_IN:
+            name = self._hostname
         if name is not None:
             self._greet(name)
             if given.tls and not implicit:
                 self._start_tls()
                 self._greet(name)
-        if given.login is not None:
+        if given.login is not None and self._case.listener != HANDED_IN:
             token = base64.b64encode(f"\0{given.login}\0{_PASSWORD}".encode()).decode("ascii")
             self._go_on(self._say("auth", f"AUTH PLAIN {token}"))
         if given.mail is not None:

@@ -53,8 +53,11 @@ class Notifier:
         rules: DsnRules,
         schedules: Schedules,
         scope: RecipientScope,
+        original: bytes | None = None,
     ) -> NewMessage | Unknown:
         """The DSN that tells the sender of `item` about `told`, ready for `QueueStore.record`.
+
+        `original` is what it carries back of a message that is not in the queue.
 
         Raises `StoreFailed` when its content cannot be kept. A content of the
         original that is missing leaves the third part empty.
@@ -64,8 +67,10 @@ class Notifier:
             return reporter
         queue_id = self._store.new_id()
         now_ms = self._wall_ms()
-        original, is_whole = await self._original(item, told, rules)
-        dsn = compose(item, told, original, reporter, queue_id_text(queue_id), now_ms, is_whole)
+        whole = False
+        if original is None:
+            original, whole = await self._original(item, told, rules)
+        dsn = compose(item, told, original, reporter, queue_id_text(queue_id), now_ms, whole)
         arrival = Arrival(now_ms, "", Source.DSN, len(dsn.octets))
         # No NOTIFY flag: nobody is ever told about a notification.
         addressee = Recipient(Path.parse(item.return_path), notify=Notify.NONE)

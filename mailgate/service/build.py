@@ -23,7 +23,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from mailgate.config.schema.server import ListenerSettings
+from mailgate.config.schema.server import HANDED_IN, ListenerSettings
 from mailgate.config.schema.settings import Settings
 from mailgate.decisions.ring import Ring
 from mailgate.deliver.attempt import Attempt
@@ -42,6 +42,9 @@ from mailgate.dns.cache import CacheSizes, CachingResolver
 from mailgate.dns.question import dns_query
 from mailgate.dns.resolver import Resolver
 from mailgate.listen.factory import ESMTPFactory, ListenerFactory, LMTPFactory
+from mailgate.listen.handed_in import HandedInAcceptance
+from mailgate.listen.knock import Knocker
+from mailgate.listen.pickup import Pickup, PickupRules
 from mailgate.lookup.accounts import BadDirectory
 from mailgate.lookup.configured import directories, lists
 from mailgate.lookup.lists import BadList
@@ -51,9 +54,11 @@ from mailgate.net.connect import Connector
 from mailgate.net.poller import Poller
 from mailgate.net.tls import ClientTls, ServerCertificate, ServerTls, TlsConfigError, load_certificates, server_tls
 from mailgate.queue.enqueue import Schedules
+from mailgate.queue.maildrop import Maildrop
 from mailgate.queue.quota import Quotas
 from mailgate.queue.sqlite import SqliteStore
 from mailgate.queue.store import QueueStore
+from mailgate.reports.refused import RefusalNotifier
 from mailgate.reports.submit import DsnRules, Notifier
 from mailgate.session.accept import Acceptance
 from mailgate.session.ports import Ports
@@ -166,6 +171,7 @@ class Program:
     """None as long as no generation wanted decisions recorded."""
     wake: Wake
     sweeper: Sweeper
+    pickup: Pickup
     idle: IdleConnections
     client_tls: ClientTls
     factories: tuple[ListenerFactory, ...]
@@ -178,6 +184,7 @@ class Renewal:
 
     factories: tuple[ListenerFactory, ...]
     delivery: Generation
+    pickup: PickupRules
     pace: Pace
     rounds: Rounds
     ring: Ring | None
@@ -248,7 +255,36 @@ class _Parts:
     def listeners(
         self, settings: Settings, reactor: PosixReactorBase, store: SqliteStore, ring: Ring | None, wake: Wake
     ) -> tuple[ListenerFactory, ...]:
-        shared = Shared(
+        try:
+            return factories(settings, self._shared(reactor, store, ring, wake), self.certificates)
+        except TlsConfigError as bad:
+            raise Unbuildable([str(bad)]) from None
+
+    def pickup(
+        self, settings: Settings, reactor: PosixReactorBase, store: SqliteStore, ring: Ring | None, wake: Wake
+    ) -> PickupRules:
+        """What holds for mail that `sendmail` hands in: the same rules, on a listener without a socket."""
+        shared = self._shared(reactor, store, ring, wake)
+        site = listener_site(
+            settings,
+            HANDED_IN,
+            ports=shared.ports,
+            store=store,
+            acceptance=shared.acceptance,
+            ring=ring,
+            clock=reactor,
+            wall=shared.wall,
+        )
+        return PickupRules(
+            site,
+            partial(HandedInAcceptance, store, self.schedules, self.quotas, time.time, wake.nudge),
+            RefusalNotifier(store, self.delivery.dsn, self.schedules, _wall_ms),
+            settings.server.hostname,
+            settings.queue.poll.total_seconds(),
+        )
+
+    def _shared(self, reactor: PosixReactorBase, store: SqliteStore, ring: Ring | None, wake: Wake) -> Shared:
+        return Shared(
             ports=Ports(self.outside, self.directories, self.addresses, self.metered),
             store=store,
             acceptance=Acceptance(store, self.schedules, self.quotas, time.time, wake.nudge),
@@ -256,10 +292,6 @@ class _Parts:
             clock=reactor,
             wall=time.time,
         )
-        try:
-            return factories(settings, shared, self.certificates)
-        except TlsConfigError as bad:
-            raise Unbuildable([str(bad)]) from None
 
 
 def build(settings: Settings, reactor: PosixReactorBase, secrets: Collection[str] = ()) -> Program:
@@ -301,7 +333,17 @@ def build(settings: Settings, reactor: PosixReactorBase, secrets: Collection[str
     sweeper = Sweeper(around, parts.delivery, reactor, wake.nudge, parts.rounds)
     ring = _ring(settings, secrets)
     made = parts.listeners(settings, reactor, store, ring, wake)
-    return Program(reactor, poller, store, ring, wake, sweeper, idle, client_tls, made)
+    pickup = Pickup(
+        Maildrop(settings.queue.maildrop),
+        store,
+        parts.pickup(settings, reactor, store, ring, wake),
+        blocking(reactor),
+        reactor,
+        _wall_ms,
+        wake.nudge,
+        Knocker,
+    )
+    return Program(reactor, poller, store, ring, wake, sweeper, pickup, idle, client_tls, made)
 
 
 def renew(program: Program, settings: Settings, secrets: Collection[str] = ()) -> Renewal:
@@ -314,7 +356,8 @@ def renew(program: Program, settings: Settings, secrets: Collection[str] = ()) -
     if settings.decisions.enable:
         ring = program.ring or _ring(settings, secrets)
     made = parts.listeners(settings, program.reactor, program.store, ring, program.wake)
-    return Renewal(made, parts.delivery, parts.pace, parts.rounds, ring)
+    pickup = parts.pickup(settings, program.reactor, program.store, ring, program.wake)
+    return Renewal(made, parts.delivery, pickup, parts.pace, parts.rounds, ring)
 
 
 def blocking(reactor: PosixReactorBase) -> RunBlocking:

@@ -134,6 +134,7 @@ class Gateway(Service):
             program.ring.start()
         program.wake.start()
         program.sweeper.start()
+        await program.pickup.start()
         self.listeners.serve()
         _log.info("{event}", event="server.started", hostname=self.reloader.in_use.settings.server.hostname)
         settle_memory()
@@ -201,10 +202,12 @@ class Gateway(Service):
     async def _end(self, grace: float) -> None:
         program = self.program
         # At the same time: nothing new is attempted while clients take their leave.
+        handing_in = Deferred.fromCoroutine(program.pickup.stop())
         leaving = Deferred.fromCoroutine(self.listeners.stop(grace))
         await program.wake.stop(grace)
         await program.sweeper.stop()
         await leaving
+        await handing_in
         program.idle.stop()
         await program.store.stop()
         if program.ring is not None:

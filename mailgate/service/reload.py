@@ -157,6 +157,7 @@ class Reloader:
         program.client_tls.forget()
         program.wake.use(renewal.delivery, renewal.pace)
         program.sweeper.use(renewal.delivery, renewal.rounds)
+        program.pickup.use(renewal.pickup)
 
 
 def restart_only(old: Settings, new: Settings) -> Iterator[tuple[Path, str]]:
@@ -167,6 +168,7 @@ def restart_only(old: Settings, new: Settings) -> Iterator[tuple[Path, str]]:
     differences: list[tuple[Path, object, object]] = [
         (store, old.queue_file, new.queue_file),
         (("queue", "spool"), old.queue.spool, new.queue.spool),
+        (("queue", "maildrop"), old.queue.maildrop, new.queue.maildrop),
         (("queue", "lease"), old.queue.lease, new.queue.lease),
         (("decisions", "path"), old.decisions.path, new.decisions.path),
         (("management", "socket"), old.management.socket, new.management.socket),

@@ -28,7 +28,7 @@ from mailgate.mail.envelope import NO_MAIL_PARAMETERS
 from mailgate.mail.header import Header
 from mailgate.mail.path import Path
 from mailgate.mail.reply import Reply
-from mailgate.mail.session import Session, Stage, Tls
+from mailgate.mail.session import Identity, Session, Stage, Tls
 from mailgate.mail.transaction import Transaction
 from mailgate.mail.unknown import Unknown
 from mailgate.mail.verdict import PROCEED, Cause, Discard, Proceed, Reason, Refuse, Verdict
@@ -135,6 +135,13 @@ class Driver:
         if type(event) is Bdat:
             return self._bdat(event)
         return settle(_TAKERS[type(event)](self, event), self._unexpected)
+
+    def identified(self, identity: Identity) -> None:
+        """The client is known: by AUTH, or before the greeting where the system itself says who it is."""
+        self.session = replace(self.session, identity=identity)
+        self._prepared = None
+        self._rules = self._site.rules
+        self._chains = self._site.chains
 
     def secured(self, tls: Tls) -> None:
         """TLS is on before the greeting (implicit TLS)."""
@@ -376,10 +383,7 @@ class Driver:
                 self.session, outcome.refusal, "auth", self._tell.trail, outcome.login, by=outcome.check
             )
         identity, cause = outcome.identity, outcome.cause
-        self.session = replace(self.session, identity=identity)
-        self._prepared = None
-        self._rules = self._site.rules
-        self._chains = self._site.chains
+        self.identified(identity)
         context = self._session_context(Stage.AUTH)
         self.parameters = await authenticated_parameters(self._rules, context, self.parameters)
         self._tell.trail.decided(Stage.AUTH.value, cause.rule, cause.place, (("login", identity.login),), "accepted")

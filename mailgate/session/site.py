@@ -12,7 +12,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
-from mailgate.config.schema.server import ListenerSettings
+from mailgate.config.schema.server import HANDED_IN, ListenerSettings, handed_in
 from mailgate.config.schema.session import SessionSettings
 from mailgate.config.schema.settings import Settings
 from mailgate.decisions.entry import Kind, Trail
@@ -81,7 +81,7 @@ def listener_site(
     wall: Callable[[], float],
 ) -> Site:
     """The surroundings of one listener's sessions, its rules worked out as far as they can be."""
-    listener = settings.server.listener[listener_id]
+    listener = handed_in() if listener_id == HANDED_IN else settings.server.listener[listener_id]
     known = {"listener": listener_id, "protocol": listener.protocol}
     rules = specialised(settings.session, known)
     return Site(

@@ -79,6 +79,7 @@ class ListenerInMemory:
             clock=self.clock,
             wall=self.wall,
         )
+        self.shared, self.schedules, self.quotas = shared, schedules, quotas
         self.factories: dict[str, ListenerFactory] = {
             factory.listener_id: factory for factory in factories(settings, shared)
         }

@@ -13,6 +13,7 @@ from mailgate.admin.failure import Failed, Status
 from mailgate.admin.output import print_json, print_text
 from mailgate.admin.settings import settings_of
 from mailgate.config.error import ConfigErrors
+from mailgate.config.schema.server import HANDED_IN
 from mailgate.config.schema.settings import Settings
 from mailgate.lookup.accounts import BadDirectory
 from mailgate.lookup.configured import directories, lists
@@ -89,8 +90,9 @@ def _undefined(settings: Settings, case: Case) -> list[str]:
     """What a test names and the configuration does not define."""
     listeners, known = settings.server.listener, settings.directory
     wrong = []
-    if case.listener not in listeners:
-        wrong.append(f'listener: no listener "{case.listener}"; defined are {", ".join(listeners)}')
+    if case.listener != HANDED_IN and case.listener not in listeners:
+        known_ones = ", ".join((*listeners, HANDED_IN))
+        wrong.append(f'listener: no listener "{case.listener}"; defined are {known_ones}')
     for name in case.given.answers.directory:
         if name not in known:
             wrong.append(f'answers.directory.{name}: no directory "{name}"; defined are {", ".join(known) or "none"}')

@@ -24,6 +24,8 @@ from mailgate.config.schema.names import ID
 from mailgate.config.system import SYSTEM_HOSTNAME
 
 PROTOCOLS = ("smtp", "lmtp")
+HANDED_IN = "sendmail"
+"""The listener that mail handed in by the program `sendmail` comes from; no other has this id."""
 FOREIGN_PROTOCOLS = ("imap", "pop3", "http", "managesieve")
 """Recognised, so that a file shared with a mail store loads: such listeners are left out, with a warning."""
 
@@ -131,3 +133,13 @@ class ServerSettings:
     tls: ListenerTlsSettings = table(ListenerTlsSettings)
     socket: SocketSettings = table(SocketSettings)
     listener: Mapping[str, ListenerSettings] = tables(ListenerSettings, id=ID)
+
+
+def handed_in() -> ListenerSettings:
+    """The listener `sendmail`: no address, no TLS, nothing to configure."""
+    return ListenerSettings(
+        bind=(SocketAddress("127.0.0.1", 0),),
+        protocol="smtp",
+        tls=ListenerTlsSettings(enable=False),
+        socket=SocketSettings(),
+    )

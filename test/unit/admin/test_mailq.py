@@ -59,7 +59,7 @@ def queue(tmp_path, monkeypatch):
             migrate(db)
             tables = Tables(db, "test", 60_000)
             db.execute("BEGIN IMMEDIATE")
-            tables.insert((each, None) for each in messages)
+            tables.insert([(each, None) for each in messages])
             db.execute(
                 "UPDATE unit SET lease_owner = ?, lease_until = ? WHERE message_id = ?",
                 (Owner.this_process().text, boot_ms() + HOUR, 0xA4),

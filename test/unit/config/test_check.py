@@ -289,6 +289,12 @@ def test_no_listener_called_smtp_is_warned_of():
     assert not warnings(LISTENER)
 
 
+def test_the_listener_of_what_sendmail_hands_in_is_nobodys():
+    text = LISTENER.replace("listener.smtp", "listener.sendmail").replace(":25", ":26")
+    assert '"sendmail" is the listener of what the program sendmail hands in' in refusal(text)
+    assert not warnings(LISTENER + "[session.auth]\nmust-match-sender = \"listener != 'sendmail'\"\n")
+
+
 # --- certificates, accounts, lists --------------------------------------------
 
 

@@ -174,3 +174,18 @@ def test_a_quota_that_nobody_configured_fails_the_test(tried):
     result, status = tried('answers.quotas.al = "full"\nexpect.data = 250')
     assert status == 1
     assert result["missing"] == ['answers.quotas.al: no quota "al" is configured']
+
+
+def test_what_sendmail_hands_in_is_tried_as_the_user_who_does(tried):
+    given = (
+        'listener = "sendmail"\nlogin = "www-data"\nmail = "www-data@mx.test"\n'
+        'rcpt = ["jane@here.test", "x@free.test"]\nanswers.dns."mx.test".txt = []\n'
+    )
+    result, status = tried(given + "expect = { mail = 250, rcpt = 250, data = 250, queued = true }")
+    assert (result["differences"], status) == ([], 0)
+
+
+def test_a_user_is_nobody_else_unless_the_rules_say_so(tried):
+    given = 'listener = "sendmail"\nlogin = "www-data"\nmail = "shop@here.test"\n'
+    result, status = tried(given + "expect = { mail = 501 }")
+    assert (result["differences"], status) == ([], 0)

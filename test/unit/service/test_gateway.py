@@ -64,6 +64,11 @@ class Store(Part):
         self.did.append("store starts")
 
 
+class Pickup(Part):
+    async def start(self):
+        super().start()
+
+
 class Idle(Part):
     def stop(self):
         self.did.append("idle stops")
@@ -97,6 +102,7 @@ def running(monkeypatch):
             ring=Part("ring", did),
             wake=Part("wake", did, wake_fails),
             sweeper=Part("sweeper", did),
+            pickup=Pickup("pickup", did),
             idle=Idle("idle", did),
             poller=Part("poller", did),
             client_tls=None,
@@ -117,25 +123,12 @@ def test_start_and_stop_have_their_order(running):
     it.gateway.startService()
     assert it.did == ["sockets open"]
     it.program.store.starting.callback(None)
-    assert it.did[1:] == [
-        "store starts",
-        "control starts",
-        "ring starts",
-        "wake starts",
-        "sweeper starts",
-        "sockets serve",
-    ]
+    starts = ["store", "control", "ring", "wake", "sweeper", "pickup"]
+    assert it.did[1:] == [*(f"{name} starts" for name in starts), "sockets serve"]
     it.did.clear()
     stopped = it.gateway.stopService()
-    assert it.did == [
-        "sockets stops",
-        "wake stops",
-        "sweeper stops",
-        "idle stops",
-        "store stops",
-        "ring stops",
-        "control stops",
-    ]
+    stops = ["pickup", "sockets", "wake", "sweeper", "idle", "store", "ring", "control"]
+    assert it.did == [f"{name} stops" for name in stops]
     assert stopped.called
     assert it.program.reactor.stops == 0
     assert it.statuses == []

@@ -210,8 +210,8 @@ STORE = "[storage]\ndata = 'q'\n[store.q]\ntype = 'sqlite'\npath = '/a/queue.sql
         ("", "", []),
         ("", "[session.connect]\ngreeting = \"'x'\"\n[queue]\npoll = '1s'\n", []),
         (STORE, STORE.replace("q'", "r'").replace("store.q", "store.r"), []),
-        (STORE, STORE.replace("/a/", "/b/"), ["store.q.path", "queue.spool", "decisions.path"]),
-        ("", STORE, ["storage.data", "queue.spool", "decisions.path"]),
+        (STORE, STORE.replace("/a/", "/b/"), ["store.q.path", "queue.spool", "queue.maildrop", "decisions.path"]),
+        ("", STORE, ["storage.data", "queue.spool", "queue.maildrop", "decisions.path"]),
         ("", "[queue]\nspool = '/s'\nlease = '2m'\n", ["queue.spool", "queue.lease"]),
         ("", "[decisions]\npath = '/d'\n", ["decisions.path"]),
         ("", "[management]\nsocket = '/c'\n", ["management.socket"]),
@@ -268,6 +268,7 @@ class World:
             client_tls=SimpleNamespace(forget=lambda: record(("trust",))),
             wake=SimpleNamespace(use=lambda generation, pace: record(("wake", generation))),
             sweeper=SimpleNamespace(use=lambda generation, rounds: record(("sweeper", generation, rounds))),
+            pickup=SimpleNamespace(use=lambda rules: record(("pickup", rules))),
         )
         self.write("")
         self.reloader = Reloader(
@@ -289,7 +290,7 @@ class World:
     def renew(self, program, settings, secrets):
         if self.problems:
             raise Unbuildable(self.problems)
-        return Renewal("factories", settings.server.hostname, "pace", "rounds", self.ring)
+        return Renewal("factories", settings.server.hostname, "rules", "pace", "rounds", self.ring)
 
     def change(self, factories):
         if self.cannot:
@@ -328,6 +329,7 @@ def test_everything_takes_the_new_generation_at_once(world):
         ("trust",),
         ("wake", "mx.test"),
         ("sweeper", "mx.test", "rounds"),
+        ("pickup", "rules"),
     ]
     assert ended[0] is world.reloader.in_use
     assert (ended[0].number, ended[0].since) == (2, 5.0)
