@@ -69,6 +69,11 @@ class Pickup(Part):
         super().start()
 
 
+class Quiet:
+    async def start(self):
+        """Leave no trace."""
+
+
 class Idle(Part):
     def stop(self):
         self.did.append("idle stops")
@@ -110,6 +115,7 @@ def running(monkeypatch):
         )
         gateway = Gateway(program, load_text(CONFIG), "/etc/mailgate/mailgate.toml")
         gateway._control = Part("control", did, control_fails)
+        gateway._queue_commands = Quiet()
         gateway.listeners = Sockets("sockets", did, sockets_fail)
         return SimpleNamespace(gateway=gateway, program=program, did=did, statuses=statuses)
 
