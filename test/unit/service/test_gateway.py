@@ -133,7 +133,7 @@ def test_start_and_stop_have_their_order(running):
     assert it.did[1:] == [*(f"{name} starts" for name in starts), "sockets serve"]
     it.did.clear()
     stopped = it.gateway.stopService()
-    stops = ["pickup", "sockets", "wake", "sweeper", "idle", "store", "ring", "control"]
+    stops = ["pickup", "sockets", "wake", "sweeper", "idle", "store", "ring", "poller", "control"]
     assert it.did == [f"{name} stops" for name in stops]
     assert stopped.called
     assert it.program.reactor.stops == 0
