@@ -2,6 +2,7 @@
 
 import pytest
 from support.peers import Dovecot, Postfix
+from support.unpacked_peers import Exim, OpenSmtpd
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +20,28 @@ def postfix(authority):
 def dovecot(authority):
     """Dovecot's LMTP server for lab.example."""
     server = Dovecot(authority)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def exim(authority):
+    """Exim that takes mail for exim.lab.example."""
+    server = Exim(authority)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def opensmtpd(authority):
+    """OpenSMTPD that takes mail for smtpd.lab.example."""
+    server = OpenSmtpd(authority)
     try:
         server.start()
         yield server

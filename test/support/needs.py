@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,14 @@ def program(name: str) -> str:
     if path is None:
         missing(f"{name} is not installed")
     return path
+
+
+def unpacked(name: str) -> Path:
+    """The folder with the files of a package that is not installed (`.ci/unpack-peers`); ends the test without one."""
+    folder = Path(os.environ.get("MAILGATE_PEERS", "/var/cache/mailgate-peers")) / name
+    if not folder.is_dir():
+        missing(f"{name} is not unpacked at {folder}: run .ci/unpack-peers")
+    return folder
 
 
 def root() -> None:
