@@ -13,14 +13,17 @@ from support.command import command
 from support.daemon import Gateway, settle
 from support.ports import free_port, wait_until
 from support.queue_invariants import violations
-from support.sink import NextHop
+from support.sink import HELD, NextHop
 
 # What is for `wait.test` and its kin finds nobody at its port and waits for an hour.
 CONFIG = """
 [session.rcpt]
 relay = true
 [queue.strategy]
-route = [ {{ if = "is_local_domain('*', rcpt_domain)", then = "'local'" }}, {{ else = "'nobody'" }} ]
+route = [ {{ if = "is_local_domain('*', rcpt_domain)", then = "'local'" }},
+    {{ if = "rcpt_domain == 'delivering.test'", then = "'delivering'" }},
+    {{ if = "rcpt_domain == 'failing.test'", then = "'failing'" }},
+    {{ else = "'nobody'" }} ]
 schedule = [ {{ if = "rcpt_domain == 'slow.test'", then = "'slow'" }}, {{ else = "'hourly'" }} ]
 [queue.virtual.slow]
 threads-per-node = 3
@@ -42,6 +45,16 @@ type = "relay"
 address = "127.0.0.1"
 port = {open}
 tls.implicit = false
+[queue.route.delivering]
+type = "relay"
+address = "127.0.0.1"
+port = {delivering}
+tls.implicit = false
+[queue.route.failing]
+type = "relay"
+address = "127.0.0.1"
+port = {failing}
+tls.implicit = false
 """
 
 
@@ -52,8 +65,23 @@ def hop():
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory, authority, hop):
-    changes = CONFIG.format(closed=free_port(), open=hop.port)
+def delivering():
+    """Takes a message, and answers when it is released."""
+    with NextHop(replies={"DOT": [HELD]}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def failing():
+    """Delays every message when it is released."""
+    with NextHop(replies={"EHLO": [HELD], "MAIL": ["450 4.2.0 later"]}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory, authority, hop, delivering, failing):
+    ports = {"open": hop.port, "delivering": delivering.port, "failing": failing.port}
+    changes = CONFIG.format(closed=free_port(), **ports)
     with Gateway(tmp_path_factory.mktemp("changes"), authority, changes=(changes,)) as daemon:
         yield daemon
         assert violations(str(daemon.queue_path), str(daemon.directory / "spool")) == []
@@ -135,6 +163,85 @@ def test_a_route_is_taken_from_the_configuration_in_use(gateway):
     assert shown["recipients"][0]["route"] == "hop"
     change(gateway, "reroute", second, "--clear")
     assert rows(gateway, second)[0]["route_override"] is None
+
+
+@pytest.mark.spec("OUT-273")
+def test_a_message_goes_by_the_route_it_was_given(gateway, hop):
+    before = len(hop.messages)
+    first, second = send(gateway, "a@wait.test"), send(gateway, "b@wait.test")
+    change(gateway, "reroute", first, second, "--route", "hop")
+    change(gateway, "reroute", second, "--clear")
+    change(gateway, "retry", first, second)
+    wait_until(lambda: len(hop.messages) > before, 10, "the message at the other next hop")
+    wait_until(lambda: rows(gateway, second)[0]["retry_num"] == 2, 10, "the attempt that failed again")
+    assert [one.recipients for one in hop.messages[before:]] == [["a@wait.test"]]
+    change(gateway, "reroute", second, "--route", "hop", "--now")
+    wait_until(lambda: len(hop.messages) == before + 2, 10, "the other message")
+
+
+@pytest.mark.spec("OUT-272")
+def test_who_is_held_waits_and_who_is_released_is_tried_at_once(gateway, hop):
+    before = len(hop.messages)
+    id_ = send(gateway, "a@wait.test", "b@slow.test")
+    change(gateway, "reroute", id_, "--route", "hop")
+    assert change(gateway, "hold", id_, "-r", "b@", "--reason", "a question")["changed"] == 1
+    row = next(row for row in rows(gateway, id_) if row["address"] == "b@slow.test")
+    assert row["held_reason"] == f"{getpass.getuser()}: a question"
+    done = command(gateway.config, "queue", "retry", id_)
+    assert "1 recipient of 1 message rescheduled" in done.stdout
+    assert "1 held recipients were left alone" in done.stderr
+    wait_until(lambda: len(hop.messages) == before + 1, 10, "the recipient that is not held")
+    settle()
+    assert [one.recipients for one in hop.messages[before:]] == [["a@wait.test"]]
+    assert change(gateway, "release", "--status", "held")["ids"] == [id_]
+    wait_until(lambda: len(hop.messages) == before + 2, 10, "the recipient that was held")
+
+
+@pytest.mark.spec("OUT-193")
+def test_what_is_ordered_during_an_attempt_loses_against_delivery(gateway, delivering):
+    before = len(gateway.maildir("jane", "foobar.org"))
+    id_ = send(gateway, "a@delivering.test", wait=False)
+    assert delivering.held.acquire(timeout=20)
+    assert change(gateway, "cancel", id_)["changed"] == 1
+    (blocker,) = change(gateway, "why", id_)["recipients"][0]["blockers"]
+    assert blocker["kind"] == "attempt"
+    assert "transmitting at 127.0.0.1 [127.0.0.1]" in blocker["detail"]
+    assert "then cancel" in blocker["detail"]
+    assert change(gateway, "show", id_)["recipients"][0]["in_attempt"] is True
+    delivering.release()
+    wait_until(lambda: rows(gateway, id_) == [], 20, "the end of the message")
+    assert len(delivering.messages) == 1
+    assert f"delivery.delivered queueId={id_}" in gateway.log_text()
+    assert len(gateway.maildir("jane", "foobar.org")) == before
+
+
+@pytest.mark.spec("OUT-193", "OUT-188", "OUT-274")
+def test_what_is_ordered_during_an_attempt_wins_against_a_temporary_failure(gateway, failing):
+    before = len(gateway.maildir("jane", "foobar.org"))
+    cancelled, told, dropped, put_off, left = (
+        send(gateway, f"{name}@failing.test", wait=False) for name in ("cancel", "notify", "drop", "retry", "nothing")
+    )
+    for _ in range(5):
+        assert failing.held.acquire(timeout=20)
+    change(gateway, "cancel", cancelled)
+    change(gateway, "cancel", told, "--notify")
+    change(gateway, "drop", dropped)
+    change(gateway, "retry", put_off, "--at", "+30m")
+    asked = rows(gateway, put_off)[0]["asked_due"]
+    assert [len(rows(gateway, id_)) for id_ in (cancelled, told, dropped)] == [1, 1, 1]
+    failing.release()
+    for id_ in (cancelled, told, dropped):
+        wait_until(lambda id_=id_: rows(gateway, id_) == [], 20, f"the end of {id_}")
+    (dsn,) = gateway.wait_mail("jane", "foobar.org", before + 1)[before:]
+    assert b"notify@failing.test" in dsn
+    assert b"Delivery canceled." in dsn
+    wait_until(lambda: rows(gateway, put_off)[0]["retry_num"] == 1, 20, "the failure")
+    wait_until(lambda: rows(gateway, left)[0]["retry_num"] == 1, 20, "the failure of the other")
+    row = rows(gateway, put_off)[0]
+    assert (row["retry_due"], row["asked_due"], row["state"]) == (asked, None, "temp_fail")
+    assert rows(gateway, left)[0]["retry_due"] > asked
+    settle()
+    assert len(gateway.maildir("jane", "foobar.org")) == before + 1
 
 
 @pytest.mark.spec("OUT-190", "OUT-270", "OUT-274", "OUT-192")
