@@ -13,19 +13,17 @@ from collections.abc import Sequence
 
 import click
 
-from mailgate.admin.command.config import config
-from mailgate.admin.command.explain import explain
-from mailgate.admin.command.queue import queue
-from mailgate.admin.command.reload import reload
-from mailgate.admin.command.status import status
-from mailgate.admin.command.test import test
-from mailgate.admin.command.version import version
+from mailgate.admin.command.group import LazyGroup
 from mailgate.admin.failure import Failed, Status
 from mailgate.admin.output import print_json
 from mailgate.config.paths import DEFAULT_CONFIG
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(LazyGroup):
+    places = {name: f"{name}:{name}" for name in ("config", "explain", "queue", "reload", "status", "test", "version")}
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
     "config_file",
@@ -39,10 +37,6 @@ from mailgate.config.paths import DEFAULT_CONFIG
 def cli(context: click.Context, config_file: str) -> None:
     """Ask mailgate."""
     context.obj = config_file
-
-
-for _command in (config, explain, queue, reload, status, test, version):
-    cli.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import click
 
-from mailgate.admin.command.queue_change import CHANGES
-from mailgate.admin.command.queue_check import check
-from mailgate.admin.command.queue_export import export
-from mailgate.admin.command.queue_list import list_
-from mailgate.admin.command.queue_pause import pause, resume
-from mailgate.admin.command.queue_show import show
-from mailgate.admin.command.queue_status import status
-from mailgate.admin.command.queue_why import why
+from mailgate.admin.command.group import LazyGroup
 
 
-@click.group()
+class _Commands(LazyGroup):
+    places = {
+        "list": "queue_list:list_",
+        "show": "queue_show:show",
+        "why": "queue_why:why",
+        "export": "queue_export:export",
+        "check": "queue_check:check",
+        "status": "queue_status:status",
+        "retry": "queue_change:retry",
+        "hold": "queue_change:hold",
+        "release": "queue_change:release",
+        "reroute": "queue_change:reroute",
+        "cancel": "queue_change:cancel",
+        "drop": "queue_change:drop",
+        "pause": "queue_pause:pause",
+        "resume": "queue_pause:resume",
+    }
+
+
+@click.group(cls=_Commands)
 def queue() -> None:
     """The message queue."""
-
-
-for _command in (list_, show, why, *CHANGES, export, check, pause, resume, status):
-    queue.add_command(_command)

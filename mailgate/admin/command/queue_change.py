@@ -120,9 +120,6 @@ def drop() -> Order:
     return Order(action=Action.DROP)
 
 
-CHANGES = (retry, hold, release, reroute, cancel, drop)
-
-
 @dataclass(slots=True)
 class _Sum:
     """What all pages together have done."""
