@@ -177,7 +177,7 @@ def _over_quota(exceeded: QuotaExceeded) -> Refuse:
 
 def _log_exceeded(exceeded: QuotaExceeded, message: NewMessage, session: Session) -> None:
     charge, used = exceeded.charge, exceeded.used
-    _log.warn(
+    _log.info(
         "{event}",
         event="queue.quota-exceeded",
         queueId=queue_id_text(message.id),

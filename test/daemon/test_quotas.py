@@ -6,6 +6,7 @@ import sqlite3
 
 import pytest
 from support.daemon import Gateway
+from support.ports import wait_until
 from support.queue_invariants import violations
 from support.sink import NextHop
 
@@ -84,4 +85,18 @@ def test_room_for_two(tmp_path, hop):
         assert used(gateway) == (0, 0)
         assert submit(gateway, "a@client.test")[0] == 250
         hop.wait_messages(4)
+    assert violations(gateway.queue_path, tmp_path / "spool") == []
+
+
+@pytest.mark.spec("OUT-044", "OUT-051")
+def test_what_an_operator_cancels_makes_room_once(tmp_path, hop):
+    hop.script("RCPT", *["450 4.2.0 later"] * 1000)
+    changes = CHANGES.replace("{port}", str(hop.port)).replace('key = ["sender"]', 'key = ["rcpt_domain"]')
+    with Gateway(tmp_path, base="B0", changes=(changes,)) as gateway:
+        assert [submit(gateway, "a@client.test")[0] for _ in range(3)] == [250, 250, 452]
+        one = gateway.queue()[0].message_id
+        done = gateway.command("queue", "cancel", f"{one:016x}")
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: used(gateway) == (1, 1), 20, "room for one")
+        assert [submit(gateway, "a@client.test")[0] for _ in range(2)] == [250, 452]
     assert violations(gateway.queue_path, tmp_path / "spool") == []

@@ -421,6 +421,42 @@ def test_an_unknown_rule_of_the_dsn_delays_it_and_it_is_sent_once(world):
     assert 0x1234 not in world.store.items
 
 
+ASKS = "key_get('names', rcpt)"
+NAMES = "[lookup]\nnames = []\n"
+UNKNOWNS = {
+    "route": (f'[queue.strategy]\nroute = "{ASKS}"\n{NAMES}', "store:names"),
+    "connection": (f'[queue.strategy]\nconnection = "{ASKS}"\n{NAMES}', "store:names"),
+    "tls": (f'[queue.strategy]\ntls = "{ASKS}"\n{NAMES}', "store:names"),
+    "local domains": ("", "directory:main"),
+    "MX": ("", "example.org"),
+    "a Maildir that is not mounted": (
+        '[queue.strategy]\nroute = "\'box\'"\n[queue.route.box]\ntype = "local"\nmaildir = "/not/mounted/%{user}"\n',
+        "localhost",
+    ),
+}
+
+
+@pytest.mark.spec("OUT-264")
+@pytest.mark.parametrize("name", UNKNOWNS)
+def test_what_nobody_can_say_fails_nobody_before_the_time_to_live_is_over(world, name):
+    toml, entity = UNKNOWNS[name]
+    world.configure(toml)
+    world.outside.unknown["store"] = Unknown("store:names", "down")
+    if name == "local domains":
+        world.outside.unknown["directory"] = Unknown("directory:main", "down")
+    elif name == "MX":
+        world.zone.fail("example.org")
+    world.store.add(message(recipient(expiry=Expiry(ExpiresBy.TTL, HOUR_MS))))
+    for _ in range(11):
+        world.again(300)
+        one = world.one()
+        assert (one.state, one.status.entity) == (State.TEMP_FAIL, entity)
+    assert world.store.dsns == []
+    world.again(300)
+    assert 0x1234 not in world.store.items
+    assert len(world.store.dsns) == 1
+
+
 def test_a_dsn_that_cannot_be_stored_marks_nothing(world):
     world.store.fail_dsns = True
     world.remote.default = refused()

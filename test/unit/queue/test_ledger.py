@@ -1,5 +1,6 @@
 """Quotas in the store: who is admitted, who is charged what, and when it is given back."""
 
+import random
 import sqlite3
 from dataclasses import replace
 
@@ -8,10 +9,12 @@ from support.queue_invariants import violations
 from support.sqlite_store import NOW_MS, message, recipient
 
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
-from mailgate.queue.charge import Charge, QuotaLimit, domain_scope, recipient_scope
+from mailgate.queue.charge import Charge, QuotaLimit, Usage, domain_scope, recipient_scope, take
 from mailgate.queue.item import RecipientUpdate, Source, State
+from mailgate.queue.migrate import migrate
 from mailgate.queue.schedule import final
 from mailgate.queue.store import QuotaExceeded, StoreFull
+from mailgate.queue.tables import Tables
 
 REFUSED = RecipientStatus("mx.example.net", ErrorKind.UNEXPECTED_REPLY, "", "RCPT TO", RemoteReply(450, "4.2.0", "no"))
 
@@ -230,3 +233,92 @@ def test_two_quotas_over_all_mail_are_both_charged(store, run, holds):
     given = message(store, charges=(OF_ALL, Charge(other, "other")))
     run(store.commit(given))
     holds(all=(1, given.size_octets), other=(1, given.size_octets))
+
+
+class Numbers:
+    """Queue ids for `message`."""
+
+    last = 0
+
+    def new_id(self):
+        self.last += 1
+        return self.last
+
+
+def test_usage_equals_the_ledger_after_many_operations_in_any_order():
+    """New mail, results, cancellations and removals as they come, against sums made by hand."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.execute("PRAGMA foreign_keys = ON")
+    migrate(db)
+    tables, numbers, chance = Tables(db, "me", 60_000), Numbers(), random.Random(20260101)
+    queued: dict[int, dict[tuple[str, str], int]] = {}
+    still_open: dict[int, set[int]] = {}
+
+    def arrive():
+        addresses = [f"u{index}@{chance.choice(('a.test', 'b.test'))}" for index in range(chance.randint(1, 4))]
+        recipients = [recipient(index, address) for index, address in enumerate(addresses)]
+        charges = [OF_ALL, Charge(BY_SENDER, f"each:{chance.randint(0, 9)}")]
+        charges += [Charge(BY_DOMAIN, f"domains:{d}", domain_scope(d)) for d in sorted({r.domain for r in recipients})]
+        charges += [Charge(BY_RCPT, f"rcpts:{r.address}", recipient_scope(r.index)) for r in recipients]
+        wanted = tuple(charge for charge in charges if chance.random() < 0.7)
+        made = message(numbers, *recipients, octets=b"x" * chance.randint(1, 400), charges=wanted)
+        used = {bucket: Usage(count, octets) for bucket, (count, octets) in expected().items()}
+        over = take(wanted, made.size_octets, used)
+        refused = tables.insert([(made, None)])
+        assert bool(refused) is (over is not None)
+        if over is None:
+            queued[made.id] = {(charge.scope, charge.bucket): made.size_octets for charge in wanted}
+            still_open[made.id] = set(range(len(recipients)))
+            domains[made.id] = [r.domain for r in recipients]
+
+    def close():
+        id_ = chance.choice(sorted(queued))
+        index = chance.randrange(len(domains[id_]))
+        state = chance.choice(("completed", "perm_fail", "temp_fail"))
+        db.execute(
+            "UPDATE recipient SET state = ? WHERE message_id = ? AND idx = ?"
+            " AND state NOT IN ('completed', 'perm_fail')",
+            (state, id_, index),
+        )
+        if state != "temp_fail":
+            still_open[id_].discard(index)
+            left = {domains[id_][at] for at in still_open[id_]}
+            for scope, bucket in list(queued[id_]):
+                kind, _, what = scope.partition(" ")
+                if (kind == "recipient" and int(what) == index) or (kind == "domain" and what not in left):
+                    if kind == "domain" and what != domains[id_][index]:
+                        continue
+                    del queued[id_][scope, bucket]
+
+    def leave():
+        id_ = chance.choice(sorted(queued))
+        db.execute("DELETE FROM message WHERE id = ?", (id_,))
+        del queued[id_], still_open[id_], domains[id_]
+
+    def expected():
+        sums: dict[str, tuple[int, int]] = {}
+        for charges in queued.values():
+            for (_, bucket), size in charges.items():
+                count, octets = sums.get(bucket, (0, 0))
+                sums[bucket] = count + 1, octets + size
+        return sums
+
+    domains: dict[int, list[str]] = {}
+    db.execute("BEGIN")
+    for number in range(10_000):
+        if not queued or chance.random() < 0.4:
+            arrive()
+        elif chance.random() < 0.7:
+            close()
+        else:
+            leave()
+        if number % 100 == 0:
+            found = {b: (m, o) for b, m, o in db.execute("SELECT bucket, messages, octets FROM quota_usage") if m or o}
+            assert found == expected()
+            ledger = "SELECT bucket, sum(messages), sum(octets) FROM quota_ledger GROUP BY bucket"
+            assert {bucket: (m, o) for bucket, m, o in db.execute(ledger)} == expected()
+    db.execute("COMMIT")
+    assert numbers.last > 2000
+    db.execute("DELETE FROM message")
+    assert db.execute("SELECT count(*) FROM quota_charge").fetchone() == (0,)
+    assert db.execute("SELECT sum(messages), sum(octets) FROM quota_usage").fetchone() in ((0, 0), (None, None))
