@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from servers import DOMAIN, Mailgate, Server, Sink, StockTwisted, TunedPostfix
+from servers import DOMAIN, Mailgate, Server, Sink, StockTwisted, TunedPostfix, UnrecordedMailgate
 
 HERE = Path(__file__).resolve().parent
 KIB, MIB = 1024, 1024 * 1024
@@ -165,25 +165,35 @@ class Bench:
         """Messages accepted a second."""
         wanted = self.arguments.cell or [""]
         for cell in [cell for cell in ACCEPT if any(text in cell.name for text in wanted)]:
-            counts: dict[str, int] = {}
+            self.rates(f"accepted a second, {cell.name}", cell)
 
-            def warm(server: Server, cell: Cell = cell, counts: dict[str, int] = counts) -> None:
-                """The first messages pay for processes that start; then find a count that takes long enough."""
-                count = 5 * SESSIONS
-                for _ in range(4):
-                    rate = self.source(server, cell, count)["rate"]
-                    if not isinstance(rate, float):
-                        break
-                    limit = min(30_000, 600 * MIB // cell.octets)
-                    count = max(5 * SESSIONS, min(limit, int(rate * self.arguments.seconds)))
-                    if count / rate > self.arguments.seconds / 2 and count > 10 * SESSIONS:
-                        break
-                counts[server.name] = count
+    def record(self) -> None:
+        """Messages accepted a second, decisions recorded and not; ratios are to the daemon that records nothing."""
+        servers = [UnrecordedMailgate(self.work, 25200), Mailgate(self.work, 25201)]
+        wanted = self.arguments.cell or ["4 KiB"]
+        for cell in [cell for cell in ACCEPT if any(text in cell.name for text in wanted)]:
+            self.rates(f"accepted a second, decisions recorded and not, {cell.name}", cell, servers)
 
-            def measure(server: Server, cell: Cell = cell, counts: dict[str, int] = counts) -> Result:
-                return self.source(server, cell, counts[server.name])
+    def rates(self, what: str, cell: Cell, servers: Sequence[Server] | None = None) -> None:
+        """Messages accepted a second, sent in one way."""
+        counts: dict[str, int] = {}
 
-            self.rounds(f"accepted a second, {cell.name}", "rate", measure, warm=warm)
+        def warm(server: Server) -> None:
+            """The first messages pay for processes that start; then find a count that takes long enough."""
+            count = 5 * SESSIONS
+            for _ in range(4):
+                rate = self.source(server, cell, count)["rate"]
+                if not isinstance(rate, float):
+                    break
+                limit = min(30_000, 600 * MIB // cell.octets)
+                count = max(5 * SESSIONS, min(limit, int(rate * self.arguments.seconds)))
+                if count / rate > self.arguments.seconds / 2 and count > 10 * SESSIONS:
+                    break
+            counts[server.name] = count
+
+        self.rounds(
+            what, "rate", lambda server: self.source(server, cell, counts[server.name]), servers=servers, warm=warm
+        )
 
     def latency(self) -> None:
         """Milliseconds from the final dot to its 250."""
@@ -260,7 +270,7 @@ class Bench:
     # --- the table ---------------------------------------------------------------------
     def table(self) -> str:
         """Markdown: medians, ratio to the first server in brackets."""
-        names = [server.name for server in self.servers]
+        names = list(dict.fromkeys(name for row in self.rows for name in row[2]))
         lines = ["| what | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
         for what, key, results, base in self.rows:
             line = [what, *(self._entry(results, name, base, key) for name in names)]
@@ -322,10 +332,10 @@ def loopback_only() -> bool:
 def main() -> int:
     """Run the measurements asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    measurements = ("accept", "latency", "memory", "relay")
+    measurements = ("accept", "latency", "memory", "relay", "record")
     parser.add_argument("what", nargs="*", default=[], help=f"of {', '.join(measurements)}; all when none is named")
     parser.add_argument("--server", action="append", choices=list(SERVERS), help="ratios are to the first one")
-    parser.add_argument("--cell", action="append", metavar="TEXT", help="of accept: those whose name holds this")
+    parser.add_argument("--cell", action="append", metavar="TEXT", help="of accept and record: those whose name holds this")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="aimed length of one measurement")
     parser.add_argument("--relay-messages", type=int, default=2000)

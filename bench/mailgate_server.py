@@ -2,6 +2,7 @@
 
 mailgate_server.py --port 2525 --dir DIR                 mail is accepted and waits in the queue
 mailgate_server.py --port 2525 --dir DIR --sink 2526     mail is relayed to 127.0.0.1:2526
+mailgate_server.py --port 2525 --dir DIR --no-record     no decision is recorded
 
 The policy is the one the package ships (etc/mailgate.toml): only listeners,
 paths, where mail goes, and the limits a load generator runs into are replaced.
@@ -53,7 +54,6 @@ def config(arguments: argparse.Namespace, hop: int) -> str:
     type = "sqlite"
     path = "{folder}/queue.sqlite"
 
-
     [decisions]
     path = "{folder}/decisions"
 
@@ -87,6 +87,8 @@ def config(arguments: argparse.Namespace, hop: int) -> str:
     """
     table = merged(table, tomllib.loads(ours))
     table.get("storage", {}).pop("directory", None)
+    if arguments.no_record:
+        table = merged(table, {"decisions": {"enable": False}})
     if not arguments.sink:
         table = merged(table, tomllib.loads("[queue.virtual.remote]\nthreads-per-node = 1\n"))
     if arguments.cert:
@@ -103,6 +105,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--dir", required=True)
     parser.add_argument("--sink", type=int)
+    parser.add_argument("--no-record", action="store_true")
     parser.add_argument("--cert")
     parser.add_argument("--key")
     arguments = parser.parse_args()

@@ -104,6 +104,16 @@ class Mailgate(Server):
         return [*command, "--dir", str(self.folder), *(["--sink", str(sink)] if sink else [])]
 
 
+class UnrecordedMailgate(Mailgate):
+    """The same without a record of its decisions."""
+
+    name = "unrecorded"
+
+    def prepare(self, sink: int | None) -> list[str]:
+        """As mailgate, with `decisions.enable = false`."""
+        return [*super().prepare(sink), "--no-record"]
+
+
 class StockTwisted(Server):
     """Twisted's own ESMTP with a file for each message."""
 

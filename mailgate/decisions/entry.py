@@ -1,22 +1,23 @@
 """What is remembered of one transaction, or of one refusal outside a transaction.
 
-While a session runs, its driver keeps a `Trail`: appending to it is all the
-live path pays. The writer thread of `ring.py` turns a finished trail into one
-line of JSON (`line`), and `explain.py` reads such lines back (`Entry.read`).
+While a session runs, its driver keeps a `Trail`. When it is finished `ring.py`
+makes one line of JSON of it (`LineWriter`), and `explain.py` reads such lines back
+(`Entry.read`).
 
 A line is a JSON array whose places are named by `FIELDS`; new places may be
 added at the end. Queue ids are 16 hex digits, times integer milliseconds since
 the UNIX epoch. Message content is never part of it, and secrets are not given
-to a trail in the first place; `line` takes out those the configuration calls
+to a trail in the first place; the line leaves out those the configuration calls
 secret should one have come in through a value.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from json.encoder import encode_basestring
 from time import perf_counter_ns
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ STEPS_KEPT_FIRST = 192
 STEPS_KEPT_LAST = 64
 _STEPS_AT_ONCE = 1024
 _RECIPIENTS_KEPT = 1000
+_ENDS_KEPT = 4096
 
 # A value is evidence, not an archive.
 _VALUE_CHARACTERS = 1024
@@ -135,20 +137,15 @@ class Trail:
             del self.steps[STEPS_KEPT_FIRST:-STEPS_KEPT_LAST]
             self.left_out += gone
 
-    @property
-    def weight(self) -> int:
-        """How much memory this holds, roughly: counted in steps."""
-        return 1 + len(self.steps) + len(self.recipients)
-
 
 class Finished(NamedTuple):
-    """A trail with everything the writer thread needs to make a line of it."""
+    """A trail with everything else that its line tells."""
 
     kind: Kind
     trail: Trail
     session: Session
     ended_ms: int
-    replies: tuple[Reply, ...]
+    replies: Sequence[Reply]
     reason: str
     queue_id: int | None
     size_octets: int | None
@@ -206,59 +203,76 @@ def plain(value: object) -> object:
     return plain(str(value))
 
 
-def _reads(reads: Reads) -> Iterable[tuple[str, object]]:
-    for _, value in reads:
-        if type(value) is str:
-            if len(value) > _VALUE_CHARACTERS:
-                break
-        elif type(value) is not int:
-            break
-    else:
-        return reads
-    return [(name, plain(value)) for name, value in reads]
-
-
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
 
-def line(finished: Finished, redactor: Redactor) -> bytes:
-    """One finished trail as a line of JSON, newline included."""
-    kind, trail, session, ended_ms, replies, reason, queue_id, size_octets = finished
-    tls = session.tls
-    identity = session.identity
-    steps = trail.steps
-    if len(steps) > STEPS_KEPT_FIRST + STEPS_KEPT_LAST:
-        trail._thin()
-    fields: list[object] = [
-        kind.value,
-        trail.trace_id,
-        session.id,
-        None if queue_id is None else f"{queue_id:016x}",
-        trail.started_ms,
-        ended_ms,
-        session.listener,
-        session.protocol,
-        session.remote_ip,
-        session.remote_port,
-        session.local_ip,
-        session.local_port,
-        None if tls is None else tls.version,
-        session.helo,
-        None if identity is None else identity.login,
-        trail.sender,
-        size_octets,
-        trail.recipients,
-        [(stage, rule, place, _reads(reads), said, micros) for stage, rule, place, reads, said, micros in steps],
-        trail.left_out,
-        [f"{reply.code} {reply.enhanced} {reply.text}" for reply in replies],
-        reason,
-    ]
-    text = _ENCODE(fields)
-    if redactor.touches(text):
-        # Ids are ours and must stay searchable.
-        text = _ENCODE(fields[:4] + [redactor.clean_value(json.loads(_ENCODE(each))) for each in fields[4:]])
-    # A lone surrogate becomes its JSON escape.
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+def _text(value: str | None) -> str:
+    return "null" if value is None else encode_basestring(value)
+
+
+def _reads(reads: Reads) -> str:
+    told = []
+    for name, value in reads:
+        if type(value) is str and len(value) <= _VALUE_CHARACTERS:
+            told.append(f"[{encode_basestring(name)},{encode_basestring(value)}]")
+        elif type(value) is int:
+            told.append(f"[{encode_basestring(name)},{value}]")
+        else:
+            told.append(f"[{encode_basestring(name)},{_ENCODE(plain(value))}]")
+    return ",".join(told)
+
+
+class LineWriter:
+    """Makes lines of finished trails.
+
+    Put together by hand, and what the steps of one policy have in common is
+    kept: a third of the time that encoding everything as a whole takes.
+    """
+
+    __slots__ = ("_ends", "_redactor")
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._ends: dict[tuple[str, str, str, str], tuple[str, str]] = {}
+
+    def _step(self, ends: tuple[str, str, str, str]) -> tuple[str, str]:
+        """A step's text before and after what it read."""
+        if len(self._ends) >= _ENDS_KEPT:
+            self._ends.clear()
+        stage, rule, place, said = map(encode_basestring, ends)
+        found = self._ends[ends] = (f"[{stage},{rule},{place},[", f"],{said},")
+        return found
+
+    def line(self, finished: Finished) -> bytes:
+        """One finished trail as a line of JSON, newline included."""
+        kind, trail, session, ended_ms, replies, reason, queue_id, size_octets = finished
+        if len(trail.steps) > STEPS_KEPT_FIRST + STEPS_KEPT_LAST:
+            trail._thin()
+        quoted = encode_basestring
+        kept = self._ends
+        steps = []
+        for stage, rule, place, reads, said, micros in trail.steps:
+            ends = stage, rule, place, said
+            before, after = kept.get(ends) or self._step(ends)
+            steps.append(f"{before}{_reads(reads) if reads else ''}{after}{micros}]")
+        recipients = [f"[{quoted(address)},{quoted(reply)},{count}]" for address, reply, count in trail.recipients]
+        told = [quoted(f"{reply.code} {reply.enhanced} {reply.text}") for reply in replies]
+        queued = "null" if queue_id is None else f'"{queue_id:016x}"'
+        tls, identity = session.tls, session.identity
+        text = (
+            f'["{kind.value}","{trail.trace_id}","{session.id}",{queued},{trail.started_ms},{ended_ms},'
+            f'{quoted(session.listener)},"{session.protocol}","{session.remote_ip}",{session.remote_port},'
+            f'"{session.local_ip}",{session.local_port},{"null" if tls is None else quoted(tls.version)},'
+            f"{_text(session.helo)},{'null' if identity is None else quoted(identity.login)},{_text(trail.sender)},"
+            f"{'null' if size_octets is None else size_octets},[{','.join(recipients)}],[{','.join(steps)}],"
+            f"{trail.left_out},[{','.join(told)}],{quoted(reason)}]\n"
+        )
+        if self._redactor.touches(text):
+            fields = json.loads(text)
+            # Ids are ours and must stay searchable.
+            text = _ENCODE(fields[:4] + [self._redactor.clean_value(each) for each in fields[4:]]) + "\n"
+        # A lone surrogate becomes its JSON escape.
+        return text.encode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
