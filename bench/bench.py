@@ -352,7 +352,9 @@ def main() -> int:
     measurements = ("accept", "latency", "memory", "relay", "record", "check")
     parser.add_argument("what", nargs="*", default=[], help=f"of {', '.join(measurements)}; all when none is named")
     parser.add_argument("--server", action="append", choices=list(SERVERS), help="ratios are to the first one")
-    parser.add_argument("--cell", action="append", metavar="TEXT", help="of accept and record: those whose name holds this")
+    parser.add_argument(
+        "--cell", action="append", metavar="TEXT", help="of accept and record: those whose name holds this"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="aimed length of one measurement")
     parser.add_argument("--relay-messages", type=int, default=2000)

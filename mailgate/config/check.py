@@ -6,6 +6,7 @@ defined elsewhere is resolved, and certificates are tried.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -33,8 +34,16 @@ from mailgate.config.schema.queue import (
 )
 from mailgate.config.schema.resolver import ResolverSettings
 from mailgate.config.schema.server import FOREIGN_PROTOCOLS, HANDED_IN, ListenerSettings
-from mailgate.config.schema.storage import STANDARD_LISTS, MemoryStoreSettings, StorageSettings
+from mailgate.config.schema.storage import (
+    KEY_STORES,
+    SQL_STORES,
+    STANDARD_LISTS,
+    MemoryStoreSettings,
+    SqliteStoreSettings,
+    StorageSettings,
+)
 from mailgate.config.schema.unsupported import MECHANISMS, REFUSAL
+from mailgate.config.system import queue_file
 from mailgate.expr.scope import nearest
 
 if TYPE_CHECKING:
@@ -52,8 +61,11 @@ _BUILT_IN = {
     "tls": ("default", "invalid-tls"),
     "virtual": ("default", "local", "remote", "dsn", "report"),
 }
+_QUEUE_ADVICE = 'name one of type "sqlite"'
 _WHAT = {
-    "store": "list",
+    "store": "list or store",
+    "key store": "store for keys",
+    "SQL store": "store with SQL",
     "directory": "directory",
     "route": "route",
     "schedule": "schedule",
@@ -116,20 +128,58 @@ class _Check:
 
     def _resolve(self, path: Path, category: str, name: str) -> None:
         # The default directory, and the default store.
-        if (name == "" and category in ("directory", "store")) or (category, name) == ("directory", "*"):
+        if (name == "" and category in ("directory", "store", "key store")) or (category, name) == ("directory", "*"):
+            return
+        if name == "" and category == "SQL store":
+            self._default_is_sql(path)
             return
         defined = self._defined(category)
-        if name not in defined:
+        if name in defined:
+            return
+        if "store" in category and self._store_type(name):
+            self._wrong(path, f'the store "{name}" is {self._unsuited(name, category)}', _meant(name, defined))
+        elif "store" in category and name in {*self._table("lookup"), *STANDARD_LISTS}:
+            self._wrong(path, f'"{name}" is a list, and a list does not change', _meant(name, defined))
+        else:
             what = _WHAT.get(category, category)
             self._wrong(path, f'no {what} "{name}"', _meant(name, defined))
 
     def _defined(self, category: str) -> set[str]:
         if category == "store":
             lists = {id for id, one in self._table("store").items() if isinstance(one, dict) and _is_list(one)}
-            return {*lists, *self._table("lookup"), *STANDARD_LISTS}
+            return {*lists, *self._stores_of(KEY_STORES), *self._table("lookup"), *STANDARD_LISTS}
+        if category in ("key store", "SQL store"):
+            return self._stores_of(KEY_STORES if category == "key store" else SQL_STORES)
         if category == "directory":
             return set(self._table("directory"))
         return {*_BUILT_IN.get(category, ()), *self._table("queue", category)}
+
+    def _stores_of(self, types: tuple[str, ...]) -> set[str]:
+        """The stores of these types that rules may use: the queue's is not for them."""
+        return {id for id in self._table("store") if self._store_type(id) in types and id != self._queue_store()}
+
+    def _store_type(self, id: str) -> str:
+        type = self._table("store", id).get("type")
+        return type.strip().lower() if isinstance(type, str) else ""
+
+    def _queue_store(self) -> object:
+        return self._table("storage").get("data")
+
+    def _unsuited(self, id: str, category: str) -> str:
+        if id == self._queue_store():
+            return "that of the queue, and not for rules"
+        if self._store_type(id) == "memory":
+            return "a list, and a list does not change"
+        return (
+            f'of type "{self._store_type(id)}", which {"knows no SQL" if category == "SQL store" else "keeps no keys"}'
+        )
+
+    def _default_is_sql(self, path: Path) -> None:
+        default = self._table("storage").get("lookup")
+        if isinstance(default, str) and self._store_type(default) not in ("", *SQL_STORES):
+            self._wrong(
+                path, f'the default store "{default}" is {self._unsuited(default, "SQL store")}', "name a store"
+            )
 
     def _mechanisms(self) -> None:
         path = ("session", "auth", "mechanisms")
@@ -148,10 +198,29 @@ class _Check:
                 if not isinstance(store, dict):
                     self._wrong((*path, "data"), f'no store "{storage.data}"', _meant(storage.data, stores))
                 elif _is_list(store):
-                    self._wrong((*path, "data"), f'the store "{storage.data}" is a list', 'name one of type "sqlite"')
+                    self._wrong((*path, "data"), f'the store "{storage.data}" is a list', _QUEUE_ADVICE)
+                elif self._store_type(storage.data) in ("redis", "postgresql"):
+                    self._wrong((*path, "data"), f'the store "{storage.data}" cannot hold the queue', _QUEUE_ADVICE)
+                else:
+                    for name in ("timeout", "pool"):
+                        if name in store:
+                            self._warn(("store", storage.data, name), "the key has no effect on the store of the queue")
+            if storage.lookup is not None and storage.lookup not in (keys := self._stores_of(KEY_STORES)):
+                name = storage.lookup
+                told = (
+                    f'the store "{name}" is {self._unsuited(name, "")}'
+                    if self._store_type(name)
+                    else f'no store "{name}"'
+                )
+                self._wrong((*path, "lookup"), told, _meant(name, keys))
             if storage.directory is not None and storage.directory not in self._table("directory"):
                 meant = _meant(storage.directory, self._table("directory"))
                 self._wrong((*path, "directory"), f'no directory "{storage.directory}"', meant)
+
+        queue = os.path.normpath(queue_file(self._reader.effective))
+        for path, store in self._built(SqliteStoreSettings):
+            if path[-1] != self._queue_store() and os.path.normpath(store.path) == queue:
+                self._wrong((*path, "path"), "the file is that of the queue", "name another file")
 
     def _resolver(self) -> None:
         for path, resolver in self._built(ResolverSettings):
@@ -291,7 +360,7 @@ class _Check:
 
     def _lists(self) -> None:
         for name, one in self._table("store").items():
-            if name in self._table("lookup") and isinstance(one, dict) and _is_list(one):
+            if name in self._table("lookup") and isinstance(one, dict):
                 self._wrong(("store", name), f"{dotted(('lookup', name))} has this name already", "rename one of them")
         for path, store in self._built(MemoryStoreSettings):
             for number, value in enumerate(store.values):

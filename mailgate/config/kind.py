@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Generic, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from mailgate.expr.scope import nearest
 from mailgate.expr.value import OFF_WORDS, BadValue, read_duration, read_size
@@ -329,6 +330,48 @@ def _dns_server(value: Quoted) -> DnsServer:
 
 
 DNS_SERVER = Kind("DNS server", _dns_server, _NOT_EMPTY)
+
+
+class RedisAddress(NamedTuple):
+    """A Redis server: by host and port, or by a Unix socket."""
+
+    host: str
+    port: int
+    socket: str | None
+    tls: bool
+    database: int
+    user: str | None
+    password: str | None
+
+    def __repr__(self) -> str:
+        return f"RedisAddress({self.socket or f'{self.host}:{self.port}'})"
+
+
+_REDIS_ADVICE = 'write "redis://192.0.2.1:6379", "rediss://..." for TLS, or "unix:///run/redis/redis.sock"'
+
+
+def _redis_address(value: Quoted) -> RedisAddress:
+    problem = "the value is no address of a Redis server"
+    try:
+        parts = urlsplit(_line(value).strip())
+        port = parts.port or 6379
+    except ValueError:
+        raise Unfit(problem, _REDIS_ADVICE) from None
+    path, options = unquote(parts.path), dict(parse_qsl(parts.query, keep_blank_values=True))
+    is_socket = parts.scheme == "unix"
+    database = options.pop("db", "" if is_socket else path.strip("/")) or "0"
+    if parts.scheme not in ("redis", "rediss", "unix") or parts.fragment or not (path if is_socket else parts.hostname):
+        raise Unfit(problem, _REDIS_ADVICE)
+    if options:
+        raise Unfit(f"the address says {', '.join(sorted(options))}", "write the keys of the store for that")
+    if not re.fullmatch("[0-9]{1,6}", database):
+        raise Unfit("the address names no database by its number", "write it as redis://192.0.2.1:6379/0")
+    user, password = (unquote(part) if part else None for part in (parts.username, parts.password))
+    where = path if is_socket else None
+    return RedisAddress(parts.hostname or "", port, where, parts.scheme == "rediss", int(database), user, password)
+
+
+REDIS_ADDRESS = Kind("Redis address", _redis_address, _NOT_EMPTY)
 
 
 class FreeSpace(NamedTuple):

@@ -98,6 +98,11 @@ class Reader:
         self.rules: list[tuple[Path, ChoiceFacts, object]] = []
         """Path, compiled rule, raw value."""
 
+    @property
+    def effective(self) -> Effective:
+        """Gives each key as it is in force."""
+        return self._effective
+
     def is_secret(self, path: Path) -> bool:
         """Whether a macro inserted the value at `path`, or any part of it."""
         return path in self._secret

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from mailgate.expr.value import Value
 from mailgate.mail.unknown import Unknown
 
 
 class Outside(Protocol):
-    """What `is_local_domain`, `is_local_address`, `key_get`, `key_exists` and `dns_query` ask.
+    """What `is_local_domain`, `is_local_address`, `key_*`, `counter_*`, `dns_query` and `sql_query` ask.
 
     A directory or store is named by the id it has in the configuration; `""`
     (and `"*"` for directories) is the default one. A name that nothing defines
@@ -35,6 +36,27 @@ class Outside(Protocol):
 
     async def key_exists(self, store: str, key: str) -> bool | Unknown:
         """Whether the store has `key`."""
+        ...
+
+    async def key_set(self, store: str, key: str, value: str) -> Unknown | None:
+        """Give `key` a value; None once the store has it."""
+        ...
+
+    async def counter_get(self, store: str, key: str) -> int | Unknown:
+        """The counter `key`; 0 when there is none."""
+        ...
+
+    async def counter_incr(self, store: str, key: str, by: int) -> int | Unknown:
+        """Add to the counter `key`; answers its new value."""
+        ...
+
+    async def sql_query(self, store: str, statement: str, arguments: tuple[Value, ...]) -> Value | Unknown:
+        """Run one SQL statement, `?` standing for each argument.
+
+        Rows: none is the empty text, a single one of one column its value, a
+        single one an array, several an array of arrays; without rows, how many
+        were affected.
+        """
         ...
 
     async def dns_query(self, name: str, type: str) -> tuple[str, ...] | str | Unknown:

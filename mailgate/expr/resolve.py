@@ -98,15 +98,13 @@ class Resolution:
     def _call(self, call: Call) -> Node:
         function = FUNCTIONS.get(call.name)
         if function is None:
-            likely = nearest(call.name, (name for name, known in FUNCTIONS.items() if known.supported))
+            likely = nearest(call.name, FUNCTIONS)
             advice = (
                 f"did you mean {FUNCTIONS[likely].signature}?"
                 if likely
                 else "the functions are listed in expressions.md"
             )
             self.errors.append(ExpressionError(f"no function {call.name}", advice, call.column))
-        elif not function.supported:
-            self.errors.append(ExpressionError(f"{call.name} is not supported by this version", "", call.column))
         elif len(call.arguments) != len(function.parameters):
             wanted = len(function.parameters)
             self.errors.append(

@@ -1,4 +1,4 @@
-"""What expressions may ask, answered from directories, lists and DNS.
+"""What expressions may ask, answered from directories, lists, stores and DNS.
 
 A name that nothing defines was computed by an expression (literal names are
 resolved when the configuration is loaded): the answer is `Unknown`, as for
@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
+from mailgate.expr.value import Value
 from mailgate.lookup.directory import Directory
 from mailgate.lookup.recipient import AddressRules
+from mailgate.lookup.store import NO_STORES, KeyStore, SqlStore
 from mailgate.mail.unknown import Unknown
 
 DnsQuery = Callable[[str, str], Awaitable[tuple[str, ...] | str | Unknown]]
@@ -33,6 +35,14 @@ class ListTables(Protocol):
 
     def find(self, name: str) -> ListTable | None:
         """The list of this name, the default one for the empty name; None when there is none."""
+        ...
+
+
+class KeyStores(Protocol):
+    """The stores of a configuration, by name."""
+
+    def find(self, name: str) -> KeyStore | None:
+        """The store of this name, the default one for the empty name; None when there is none."""
         ...
 
 
@@ -58,14 +68,20 @@ class Answers:
     """The `Outside` of live mail."""
 
     def __init__(
-        self, directories: Directories, lists: ListTables, dns_query: DnsQuery, rules: AddressRules | None
+        self,
+        directories: Directories,
+        lists: ListTables,
+        dns_query: DnsQuery,
+        rules: AddressRules | None,
+        stores: KeyStores = NO_STORES,
     ) -> None:
         """Without `rules` an address is looked up exactly as it is."""
         self._directories = directories
         self._lists = lists
         self._dns_query = dns_query
         self._rules = rules
-        self._plain = self if rules is None else Answers(directories, lists, dns_query, None)
+        self._stores = stores
+        self._plain = self if rules is None else Answers(directories, lists, dns_query, None, stores)
 
     @property
     def plain(self) -> Answers:
@@ -93,20 +109,52 @@ class Answers:
 
     async def key_get(self, store: str, key: str) -> str | Unknown:
         """The value of `key`; empty when there is none."""
-        value = self._look_up(store, key)
+        value = await self._look_up(store, key)
         return "" if value is None else value
 
     async def key_exists(self, store: str, key: str) -> bool | Unknown:
         """Whether the store has `key`."""
-        value = self._look_up(store, key)
+        value = await self._look_up(store, key)
         return value if isinstance(value, Unknown) else value is not None
 
-    def _look_up(self, store: str, key: str) -> str | Unknown | None:
+    async def _look_up(self, store: str, key: str) -> str | Unknown | None:
         named = self._lists.find(store)
         if named is not None:
             return named.get(key)
-        # The default store where none is named is mailgate's own, and nothing is in it.
-        return Unknown(f"store {store}", "no store or list has this name") if store else None
+        found = self._store(store)
+        return found if isinstance(found, Unknown) else await found.get(key)
+
+    def _store(self, name: str) -> KeyStore | Unknown:
+        found = self._stores.find(name)
+        if found is not None:
+            return found
+        if self._lists.find(name) is not None:
+            return Unknown(f"store {name}", "a list keeps no keys for rules")
+        return Unknown(f"store {name}".rstrip(), "no store or list has this name")
+
+    async def key_set(self, store: str, key: str, value: str) -> Unknown | None:
+        """Give `key` a value; None once the store has it."""
+        found = self._store(store)
+        return found if isinstance(found, Unknown) else await found.set(key, value)
+
+    async def counter_get(self, store: str, key: str) -> int | Unknown:
+        """The counter `key`; 0 when there is none."""
+        found = self._store(store)
+        return found if isinstance(found, Unknown) else await found.counter(key)
+
+    async def counter_incr(self, store: str, key: str, by: int) -> int | Unknown:
+        """Add to the counter `key`; answers its new value."""
+        found = self._store(store)
+        return found if isinstance(found, Unknown) else await found.increase(key, by)
+
+    async def sql_query(self, store: str, statement: str, arguments: tuple[Value, ...]) -> Value | Unknown:
+        """Run one SQL statement."""
+        found = self._store(store)
+        if isinstance(found, Unknown):
+            return found
+        if not isinstance(found, SqlStore):
+            return Unknown(f"store {store}".rstrip(), "the store is not asked in SQL")
+        return await found.query(statement, arguments)
 
     async def dns_query(self, name: str, type: str) -> tuple[str, ...] | str | Unknown:
         """The records of `name` in DNS."""

@@ -36,7 +36,7 @@ from mailgate.config.place import Origins
 from mailgate.config.reader import Findings, Reader
 from mailgate.config.sources import Source, merged
 from mailgate.expr.scope import nearest
-from mailgate.expr.value import BadValue, read_size
+from mailgate.expr.value import BadValue, Value, read_size
 from mailgate.mail.unknown import Unknown
 from mailgate.queue.charge import EMPTY, Usage
 
@@ -92,6 +92,14 @@ class ListAnswer:
 
     entries: Mapping[str, str]
     configured: bool = False
+    unknown: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SqlAnswer:
+    """What SQL statements of one store give, by their text; in a table by their arguments, joined with `, `."""
+
+    results: Mapping[str, Value | Mapping[str, Value]]
     unknown: str = ""
 
 
@@ -236,6 +244,36 @@ def _list(value: Quoted) -> ListAnswer:
     return ListAnswer(found, unknown=unknown)
 
 
+_SQL = '{ "SELECT ..." = VALUE }, with { "first, second" = VALUE } as the value where it depends on the arguments'
+
+
+def _sql(value: Quoted) -> SqlAnswer:
+    if value.raw == "unknown":
+        return SqlAnswer({}, unknown="sql")
+    if not isinstance(value.raw, Mapping):
+        raise Unfit(f"{value.text} is no table", f"write {_SQL}")
+    results: dict[str, Value | Mapping[str, Value]] = {}
+    for statement, given in value.raw.items():
+        if statement == "unknown":
+            continue
+        if isinstance(given, Mapping):
+            results[statement] = {name: _sql_value(value.of(one), statement, name) for name, one in given.items()}
+        else:
+            results[statement] = _sql_value(value.of(given), statement)
+    return SqlAnswer(results, unknown=_part(LINE, value.raw, "unknown") if "unknown" in value.raw else "")
+
+
+def _sql_value(value: Quoted, *at: str) -> Value:
+    raw = value.raw
+    if isinstance(raw, bool):
+        return int(raw)
+    if isinstance(raw, (str, int, float)):
+        return raw
+    if isinstance(raw, list):
+        return tuple(_sql_value(value.of(each), *at) for each in raw)
+    raise Unfit(f"{value.text} is no value", "write a text, a number or an array", at)
+
+
 _DNS = '{ mx = [...], txt = "unknown" }, "none" or "unknown"'
 
 
@@ -317,7 +355,11 @@ class Answers:
 
     clock: datetime | None = key(Kind("moment", _moment), default=None, doc="When the session begins.")
     directory: Mapping[str, DirectoryAnswers] = tables(DirectoryAnswers, id=NAME)
-    lists: Mapping[str, ListAnswer] = entries(Kind(_LIST, _list), doc="Lists by name.")
+    lists: Mapping[str, ListAnswer] = entries(
+        Kind(_LIST, _list),
+        doc="Lists and stores by name; what the policy keeps there is gone after the test.",
+    )
+    sql: Mapping[str, SqlAnswer] = entries(Kind(_SQL, _sql), doc="SQL statements by store.")
     dns: Mapping[str, DnsAnswer] = entries(Kind(_DNS, _dns), doc="DNS by name; for ptr the name is an address.")
     quotas: Mapping[str, QuotaAnswer] = entries(
         Kind(_QUOTA, _quota), doc="What the queue holds, by quota; what is not said is empty."
@@ -329,6 +371,7 @@ class Answers:
             clock=self.clock or default.clock,
             directory={**default.directory, **self.directory},
             lists={**default.lists, **self.lists},
+            sql={**default.sql, **self.sql},
             dns={**default.dns, **self.dns},
             quotas={**default.quotas, **self.quotas},
         )

@@ -7,22 +7,25 @@ whatever came of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 
 from mailgate.config.schema.settings import Settings
+from mailgate.config.schema.storage import MemoryStoreSettings
 from mailgate.dns.name import ascii_name
 from mailgate.dns.question import dns_query
 from mailgate.dns.resolver import Absent, Answer, MxRecord, Resolver, TlsaRecord
+from mailgate.expr.value import Value, text
 from mailgate.lookup.directory import Denied, Directory, Mailbox, MailingList
 from mailgate.lookup.lists import Lists
 from mailgate.lookup.outside import Answers as Outside
 from mailgate.lookup.outside import Directories, ListTable
 from mailgate.lookup.recipient import AddressRules
+from mailgate.lookup.store import KeyStore, StoreError, whole_number
 from mailgate.mail.path import Path
 from mailgate.mail.session import Identity
 from mailgate.mail.unknown import Unknown
-from mailgate.rehearsal.case import Answers, DirectoryAnswers, DnsAnswer, ListAnswer
+from mailgate.rehearsal.case import Answers, DirectoryAnswers, DnsAnswer, ListAnswer, SqlAnswer
 from mailgate.session.ports import Ports
 
 _SAID = "the test says so"
@@ -60,7 +63,9 @@ def ports(settings: Settings, answers: Answers, configured: Configured, question
     addresses = AddressRules(rules.sub_addressing, rules.catch_all)
     resolver = TableResolver(answers, questions.take)
     lists = TableLists(answers, configured, questions.take)
-    outside = Outside(directories, lists, partial(dns_query, resolver), addresses)
+    names = {id for id, store in settings.store.items() if not isinstance(store, MemoryStoreSettings)}
+    stores = TableStores(names, lists, answers, questions.take)
+    outside = Outside(directories, lists, partial(dns_query, resolver), addresses, stores)
     return Ports(outside, directories, addresses), resolver
 
 
@@ -167,20 +172,34 @@ def _lower(texts: Iterable[str] | None) -> tuple[str, ...] | None:
 
 
 class TableList:
-    """One list that knows what the test says of it."""
+    """A list or store that knows what the test says of it, and what the policy has put there since."""
 
     def __init__(self, name: str, answer: ListAnswer | None, missing: Missing) -> None:
-        self._name = name
+        self._called = f"list {name}" if name else "the default store"
+        self._key = f"lists.{name}" if name else 'lists.""'
         self._answer = answer
         self._missing = missing
+        self._kept: dict[str, str] = {}
 
     def get(self, key: str) -> str | Unknown | None:
         """The value of `key`; None when the list does not have it."""
+        key = key.lower()
+        if key in self._kept:
+            return self._kept[key]
         answer = self._answer
         if answer is None:
-            return self._missing(f"list {self._name} for {key}", f"lists.{self._name}")
-        found = answer.entries.get(key.lower())
+            return self._missing(f"{self._called} for {key}", self._key)
+        found = answer.entries.get(key)
         return Unknown(answer.unknown, _SAID) if found is None and answer.unknown else found
+
+    def set(self, key: str, value: str) -> Unknown | None:
+        """Keep a value until the test ends; a store that does not answer does not take it either."""
+        if self._answer is None:
+            return self._missing(f"{self._called} to keep {key}", self._key)
+        if self._answer.unknown:
+            return Unknown(self._answer.unknown, _SAID)
+        self._kept[key.lower()] = value
+        return None
 
 
 class TableLists:
@@ -190,13 +209,86 @@ class TableLists:
         self._answers = answers.lists
         self._configured = configured
         self._missing = missing
+        self._tables: dict[str, TableList] = {}
 
     def find(self, name: str) -> ListTable | None:
         """The list of this name; whether there is one the configuration's check has seen to."""
         answer = self._answers.get(name)
         if answer is not None and answer.configured:
             return self._configured.lists.find(name)
-        return TableList(name, answer, self._missing) if name else None
+        return self.table(name) if name else None
+
+    def table(self, name: str) -> TableList:
+        """What the test says of a list or store."""
+        if name not in self._tables:
+            self._tables[name] = TableList(name, self._answers.get(name), self._missing)
+        return self._tables[name]
+
+
+class TableStore:
+    """A store of keys that knows what the test says of it."""
+
+    def __init__(self, name: str, table: TableList, sql: SqlAnswer | None, missing: Missing) -> None:
+        self._name = name
+        self._table = table
+        self._sql = sql
+        self._missing = missing
+
+    async def get(self, key: str) -> str | Unknown | None:
+        """The value of `key`."""
+        return self._table.get(key)
+
+    async def set(self, key: str, value: str) -> Unknown | None:
+        """Give `key` a value, for this test."""
+        return self._table.set(key, value)
+
+    async def counter(self, key: str) -> int | Unknown:
+        """The counter `key`, 0 when there is none."""
+        found = self._table.get(key)
+        if isinstance(found, Unknown):
+            return found
+        try:
+            return whole_number(found or "0")
+        except StoreError as error:
+            return Unknown(f"store {self._name}".rstrip(), str(error))
+
+    async def increase(self, key: str, by: int) -> int | Unknown:
+        """Add to the counter `key`, for this test."""
+        before = await self.counter(key)
+        if isinstance(before, Unknown):
+            return before
+        failed = self._table.set(key, str(before + by))
+        return before + by if failed is None else failed
+
+    async def query(self, statement: str, arguments: tuple[Value, ...]) -> Value | Unknown:
+        """What the test says the statement gives, with these arguments."""
+        given = ", ".join(map(text, arguments))
+        if self._sql is not None:
+            found = self._sql.results.get(statement)
+            if isinstance(found, Mapping):
+                found = found.get(given)
+            if found is not None:
+                return found
+            if self._sql.unknown:
+                return Unknown(self._sql.unknown, _SAID)
+        told = f"{statement} with {given}" if given else statement
+        return self._missing(f"store {self._name} for {told}", f'sql."{self._name}"."{statement}"')
+
+
+class TableStores:
+    """The stores of a test, by name: those the configuration has, and the default one."""
+
+    def __init__(self, names: Collection[str], lists: TableLists, answers: Answers, missing: Missing) -> None:
+        self._names = names
+        self._lists = lists
+        self._sql = answers.sql
+        self._missing = missing
+
+    def find(self, name: str) -> KeyStore | None:
+        """The store of this name."""
+        if name and name not in self._names:
+            return None
+        return TableStore(name, self._lists.table(name), self._sql.get(name), self._missing)
 
 
 class TableResolver:

@@ -47,9 +47,12 @@ from mailgate.listen.knock import Knocker
 from mailgate.listen.pickup import Pickup, PickupRules
 from mailgate.lookup.accounts import BadDirectory
 from mailgate.lookup.configured import directories, lists
+from mailgate.lookup.connections import Limits, ThreadedConnections
 from mailgate.lookup.lists import BadList
+from mailgate.lookup.opening import OpenStore, stores
 from mailgate.lookup.outside import Answers
 from mailgate.lookup.recipient import AddressRules
+from mailgate.lookup.store import KeyConnection
 from mailgate.net.connect import Connector
 from mailgate.net.poller import Poller
 from mailgate.net.tls import ClientTls, ServerCertificate, ServerTls, TlsConfigError, load_certificates, server_tls
@@ -67,6 +70,7 @@ from mailgate.session.site import listener_site
 _log = Logger(namespace="mailgate.service")
 
 T = TypeVar("T")
+C = TypeVar("C", bound=KeyConnection)
 
 
 class RunBlocking(Protocol):
@@ -221,15 +225,16 @@ class _Parts:
         if problems:
             raise Unbuildable(problems)
         dns = resolver(settings, reactor)
+        found_stores = stores(settings, threaded(reactor))
         rules = settings.session.rcpt
         self.addresses = AddressRules(rules.sub_addressing, rules.catch_all)
 
-        def metered(budget: Budget) -> Answers:
-            asked = partial(dns_query, BudgetedResolver(dns, budget))
-            return Answers(self.directories, found_lists, asked, self.addresses)
+        def metered(budget: Budget | None) -> Answers:
+            asked = partial(dns_query, dns if budget is None else BudgetedResolver(dns, budget))
+            return Answers(self.directories, found_lists, asked, self.addresses, found_stores)
 
         self.metered = metered
-        self.outside = Answers(self.directories, found_lists, partial(dns_query, dns), self.addresses)
+        self.outside = metered(None)
         strategy = settings.queue.strategy.schedule
         self.schedules = Schedules(strategy, schedule_table(settings.queue.schedule), self.outside)
         self.quotas = Quotas(settings.queue.quota, self.outside)
@@ -367,6 +372,15 @@ def blocking(reactor: PosixReactorBase) -> RunBlocking:
         return deferToThreadPool(reactor, reactor.getThreadPool(), work, *arguments)
 
     return run_blocking
+
+
+def threaded(reactor: PosixReactorBase) -> OpenStore:
+    """What connects to stores, on threads of theirs."""
+
+    def opened(id: str, connect: Callable[[], C], limits: Limits) -> ThreadedConnections[C]:
+        return ThreadedConnections(id, connect, limits, reactor)
+
+    return opened
 
 
 def min_free_octets(settings: Settings) -> int:

@@ -12,7 +12,8 @@ replay whole             not octet by octet as well
 unknown x.test SERVFAIL  DNS has no answer for this name; every other name does not exist
 store fails              the queue cannot be written; `store full`: it has no room
 
-Every other line of the head is TOML that changes the configuration. Body:
+Every other line of the head is TOML that changes the configuration; the store `down` that rules may name refuses
+connections. Body:
 
 C: text                  the client sends a line; several in a row go out as one segment
 C- text                  the same without CRLF; escapes: \r \n \t \\ \xNN
@@ -48,6 +49,7 @@ from pathlib import Path
 from typing import Protocol
 
 from support.baseline import baseline
+from support.lookup_stores import DEAD_STORE
 
 from mailgate.queue.item import NewMessage
 
@@ -146,7 +148,8 @@ class Dialogue:
         """The configuration with a listener of the wanted id; its address is never bound."""
         protocol = "lmtp" if self.listener == "lmtp" else "smtp"
         listener = f'[server.listener."{self.listener}"]\nbind = "127.0.0.1:2525"\nprotocol = "{protocol}"\n'
-        return baseline(self.base, listener, self.changes, drop=self.drop)
+        down = DEAD_STORE if "'down'" in self.changes else ""
+        return baseline(self.base, listener, down, self.changes, drop=self.drop)
 
 
 def read(path: Path) -> Dialogue:

@@ -61,6 +61,18 @@ class Table:
     async def key_exists(self, store, key):
         return await self._answer(("key_exists", store, key), False)
 
+    async def key_set(self, store, key, value):
+        return await self._answer(("key_set", store, key, value), None)
+
+    async def counter_get(self, store, key):
+        return await self._answer(("counter_get", store, key), 0)
+
+    async def counter_incr(self, store, key, by):
+        return await self._answer(("counter_incr", store, key, by), by)
+
+    async def sql_query(self, store, statement, arguments):
+        return await self._answer(("sql_query", store, statement, arguments), "")
+
     async def dns_query(self, name, type):
         return await self._answer(("dns_query", name, type), "" if type == "txt" else ())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from support.lookup_stores import in_place
 from support.memory_store import MemoryStore, StoredMessage
 from support.zone import Zone
 from twisted.internet.address import IPv4Address
@@ -20,6 +21,7 @@ from mailgate.dns.budget import Budget, BudgetedResolver
 from mailgate.dns.question import dns_query
 from mailgate.listen.factory import ListenerFactory
 from mailgate.lookup.configured import directories, lists
+from mailgate.lookup.opening import stores
 from mailgate.lookup.outside import Answers
 from mailgate.lookup.recipient import AddressRules
 from mailgate.queue.enqueue import Schedules
@@ -64,11 +66,13 @@ class ListenerInMemory:
         addresses = AddressRules(settings.session.rcpt.sub_addressing, settings.session.rcpt.catch_all)
         found_lists = lists(settings)
         resolver = zone or Zone()
+        self.stores = stores(settings, in_place)
 
-        def metered(budget: Budget) -> Answers:
-            return Answers(found, found_lists, partial(dns_query, BudgetedResolver(resolver, budget)), addresses)
+        def metered(budget: Budget | None) -> Answers:
+            asked = partial(dns_query, resolver if budget is None else BudgetedResolver(resolver, budget))
+            return Answers(found, found_lists, asked, addresses, self.stores)
 
-        outside = Answers(found, found_lists, partial(dns_query, resolver), addresses)
+        outside = metered(None)
         schedules = Schedules(settings.queue.strategy.schedule, schedule_table(settings.queue.schedule), outside)
         quotas = Quotas(settings.queue.quota, outside)
         shared = Shared(

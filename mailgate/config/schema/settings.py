@@ -21,6 +21,8 @@ from mailgate.config.schema.storage import (
     LOOKUP,
     LookupSettings,
     MemoryStoreSettings,
+    PostgresqlStoreSettings,
+    RedisStoreSettings,
     SqliteStoreSettings,
     StorageSettings,
     StoreSettings,
@@ -37,7 +39,14 @@ class Settings:
     certificate: Mapping[str, CertificateSettings] = tables(CertificateSettings, id=ID)
     storage: StorageSettings = table(StorageSettings)
     store: Mapping[str, StoreSettings] = variants(
-        {"sqlite": SqliteStoreSettings, "memory": MemoryStoreSettings}, id=ID, refused=STORE_TYPES
+        {
+            "sqlite": SqliteStoreSettings,
+            "postgresql": PostgresqlStoreSettings,
+            "redis": RedisStoreSettings,
+            "memory": MemoryStoreSettings,
+        },
+        id=ID,
+        refused=STORE_TYPES,
     )
     lookup: Mapping[str, LookupSettings] = entries(
         LOOKUP,

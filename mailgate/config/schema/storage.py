@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
-from mailgate.config.key import key
-from mailgate.config.kind import NAME, PATH, TEXT, Kind, Quoted, Step, Unfit, any_of, listed, word
+from mailgate.config.key import key, table
+from mailgate.config.kind import (
+    BOOLEAN,
+    DURATION,
+    HOST,
+    LINE,
+    NAME,
+    PATH,
+    REDIS_ADDRESS,
+    TEXT,
+    Kind,
+    Quoted,
+    RedisAddress,
+    Step,
+    Unfit,
+    any_of,
+    integer,
+    listed,
+    optional,
+    word,
+)
 
 FORMATS = ("list", "map", "glob", "regex")
 
@@ -20,8 +40,23 @@ class StorageSettings:
         default=None,
         doc="Id of the SQLite store that holds the queue; unset: `/var/spool/mailgate/queue.sqlite`.",
     )
+    lookup: str | None = key(
+        optional(NAME),
+        default=None,
+        doc="Id of the store that `''` means in `key_get`, `key_set` and `counter_incr`; unset: an SQLite file of "
+        "mailgate's own, `lookup.sqlite` beside the queue.",
+    )
     directory: str | None = key(
         NAME, default=None, doc="Id of the default directory, the one that `'*'` means; unset: there is none."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqlitePoolSettings:
+    """How a database is shared out."""
+
+    max_connections: int = key(
+        integer(1, 100), default=4, doc="Connections that rules may use at a time; the queue has its own."
     )
 
 
@@ -30,6 +65,67 @@ class SqliteStoreSettings:
     """An SQLite database."""
 
     path: str = key(PATH, doc="The file; it is made when it does not exist, its directory is not.")
+    timeout: timedelta = key(DURATION, default="10s", doc="How long a rule waits for an answer.")
+    pool: SqlitePoolSettings = table(SqlitePoolSettings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """Connections to a server."""
+
+    max_connections: int = key(integer(1, 1000), default=10, doc="Connections at a time.")
+    create_timeout: timedelta = key(DURATION, default="30s", doc="How long connecting may take.")
+    wait_timeout: timedelta = key(DURATION, default="30s", doc="How long a rule waits for a connection.")
+    recycle_timeout: timedelta = key(DURATION, default="30s", doc="How long a connection is kept that nobody uses.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreTlsSettings:
+    """TLS to a server."""
+
+    enable: bool = key(BOOLEAN, default=False, doc="Connect with TLS; the certificate must be of the host.")
+    allow_invalid_certs: bool = key(BOOLEAN, default=False, doc="Take any certificate.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresqlStoreSettings:
+    """A PostgreSQL database, for rules: keys, counters and SQL."""
+
+    host: str = key(HOST, doc="The server.")
+    port: int = key(integer(1, 65535), default=5432, doc="Its port.")
+    database: str = key(NAME, doc="The database; `mailgate_keys` is the one table that mailgate makes in it.")
+    user: str | None = key(NAME, default=None, doc="The role; unset: that of the system's user.")
+    password: str | None = key(TEXT, default=None, secret=True, doc="Its password.")
+    options: str | None = key(LINE, default=None, doc="Command-line options for the session, `-c search_path=mail`.")
+    timeout: timedelta = key(DURATION, default="15s", doc="How long a rule waits for an answer.")
+    tls: StoreTlsSettings = table(StoreTlsSettings)
+    pool: PoolSettings = table(PoolSettings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisTlsSettings:
+    """TLS, where the address begins with `rediss://`."""
+
+    allow_invalid_certs: bool = key(BOOLEAN, default=False, doc="Take any certificate.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisStoreSettings:
+    """A Redis server, for rules: keys and counters."""
+
+    urls: RedisAddress = key(
+        REDIS_ADDRESS,
+        secret=True,
+        doc="The server: `redis://user:password@host:port/database`, `rediss://` with TLS, `unix://` and a path.",
+    )
+    redis_type: str = key(
+        word("single", refused={"cluster": ("known, not supported by this version", 'write "single"')}),
+        default="single",
+        doc="`single`: one server.",
+    )
+    timeout: timedelta = key(DURATION, default="10s", doc="How long a rule waits for an answer.")
+    tls: RedisTlsSettings = table(RedisTlsSettings)
+    pool: PoolSettings = table(PoolSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +145,12 @@ class MemoryStoreSettings:
     separator: str = key(TEXT, default=" ", doc="What stands between key and value of a `map`.")
 
 
-StoreSettings = SqliteStoreSettings | MemoryStoreSettings
+KeyStoreSettings = SqliteStoreSettings | PostgresqlStoreSettings | RedisStoreSettings
+SqlStoreSettings = SqliteStoreSettings | PostgresqlStoreSettings
+StoreSettings = KeyStoreSettings | MemoryStoreSettings
+
+KEY_STORES = ("sqlite", "postgresql", "redis")
+SQL_STORES = ("sqlite", "postgresql")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

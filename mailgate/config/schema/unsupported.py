@@ -93,10 +93,11 @@ UNSUPPORTED = (
     *_keys(_EMPTY, "auth.dkim.sign", "auth.arc.seal"),
     *_keys((), "auth.dkim.strict", "signature.**"),
     # Lists and stores.
-    *_keys(_EMPTY, "storage.lookup"),
     *_keys((), "storage.blob", "storage.fts", advice=_CONTENTS),
     *_keys((), "http-lookup.**"),
-    *_keys((), "store.*.purge.frequency", "store.*.pool.max-connections", "store.*.query.**"),
+    *_keys((), "store.*.purge.frequency", "store.*.query.**"),
+    *_keys((), "store.*.user", "store.*.password", advice="write them into the address, redis://user:password@host"),
+    *_keys((), "store.*.retry.**", "store.*.read-from-replicas", "store.*.protocol-version"),
     *_keys((), "directory.*.cache.**", "directory.*.pool.**"),
     # The queue.
     *_keys((), "queue.limiter.**", "queue.suspend.**", "queue.tenant"),
@@ -123,9 +124,7 @@ WITHOUT_EFFECT = tuple(map(Pattern.of, ("session.auth.allow-plain-text", "store.
 """Keys that are accepted, with a warning, and do nothing."""
 
 STORE_TYPES = {
-    "postgresql": (REFUSAL, 'write "sqlite" or "memory"'),
-    "mysql": (REFUSAL, 'write "sqlite" or "memory"'),
-    "redis": (REFUSAL, 'write "sqlite" or "memory"'),
+    "mysql": (REFUSAL, 'write "sqlite", "postgresql", "redis" or "memory"'),
     "rocksdb": ("there is no such store here", 'contents live with the queue: write "sqlite"'),
     "foundationdb": ("there is no such store here", 'contents live with the queue: write "sqlite"'),
     "fs": ("there is no such store here", 'contents live with the queue: write "sqlite"'),

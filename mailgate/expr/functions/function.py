@@ -15,8 +15,7 @@ class Function:
 
     `apply` computes from known arguments, as many as there are `parameters`;
     `ask` asks outside. One of them is set; both are None for what the compiler
-    itself understands (`matches`, `if_then`, `config_get`) and for functions that
-    this version does not have.
+    itself understands (`matches`, `if_then`, `config_get`).
     """
 
     name: str
@@ -28,8 +27,7 @@ class Function:
     maps: bool = False
     """`apply` is given one element at a time when the first argument is an array."""
     names: str = ""
-    """What the first argument names, `store` or `directory`."""
-    supported: bool = True
+    """What the first argument names: `directory`, `store` (lists included), `key store` or `SQL store`."""
 
     @property
     def signature(self) -> str:

@@ -28,7 +28,7 @@ PRINCIPAL = '[directory.d]\ntype = "memory"\n[[directory.d.principals]]\nname = 
         ("[storage]\ndata = 'x'\n", 'no store "x"; none is defined'),
         (
             "[session.mail]\nis-allowed = \"key_exists('blockeddomains', sender_domain)\"\n",
-            'no list "blockeddomains"; did you mean "blocked-domains"?',
+            'no list or store "blockeddomains"; did you mean "blocked-domains"?',
         ),
         (
             "[session.mail]\nis-allowed = \"is_local_domain('d', sender_domain)\"\n",
@@ -58,15 +58,107 @@ def test_names_that_are_defined_or_built_in_resolve():
 def test_a_list_is_no_store_for_the_queue_and_the_other_way_round():
     stores = "[store.l]\ntype = 'memory'\n[store.q]\ntype = 'sqlite'\npath = '/q'\n"
     assert 'name one of type "sqlite"' in refusal(f"[storage]\ndata = 'l'\n{stores}")
-    assert 'no list "q"' in refusal(f"[session.mail]\nis-allowed = \"key_exists('q', sender)\"\n{stores}")
+    rule = "[session.mail]\nis-allowed = \"key_exists('q', sender)\"\n"
+    assert 'store "q" is that of the queue, and not for rules' in refusal(f"{rule}[storage]\ndata = 'q'\n{stores}")
+
+
+STORES = (
+    "[store.l]\ntype = 'memory'\n[store.r]\ntype = 'redis'\nurls = 'redis://h'\n"
+    "[store.p]\ntype = 'postgresql'\nhost = 'h'\ndatabase = 'd'\n[store.s]\ntype = 'sqlite'\npath = '/s'\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("key_set('l', 'k', 'v')", 'the store "l" is a list, and a list does not change; defined are "p", "r", "s"'),
+        (
+            "counter_get('spam-traps', 'k')",
+            '"spam-traps" is a list, and a list does not change; defined are "p", "r", "s"',
+        ),
+        ("counter_incr('x', 'k', 1)", 'no store for keys "x"; defined are "p", "r", "s"'),
+        (
+            "sql_query('r', 'SELECT 1', [])",
+            'the store "r" is of type "redis", which knows no SQL; defined are "p", "s"',
+        ),
+        ("sql_query('l', 'SELECT 1', [])", 'the store "l" is a list, and a list does not change; defined are "p", "s"'),
+        ("sql_query('', 'SELECT 1', [])", 'the default store "r" is of type "redis", which knows no SQL; name a store'),
+    ],
+)
+def test_a_store_has_to_be_of_a_type_that_can_do_it(rule, told):
+    text = f'[session.mail]\nis-allowed = "{rule}"\n[storage]\nlookup = "r"\n{STORES}'
+    assert refusal(text) == f"t.toml:2: session.mail.is-allowed: {told}"
+
+
+def test_stores_that_can_do_it():
+    rules = [f"key_get('{id}', 'k') = ''" for id in "lrps"]
+    rules += [f"key_set('{id}', 'k', 'v')" for id in ("", "r", "p", "s")]
+    rules += [f"sql_query('{id}', 'SELECT 1', [])" for id in ("", "p", "s")]
+    settings(f'[session.mail]\nis-allowed = "{" && ".join(rules)}"\n{STORES}')
+
+
+@pytest.mark.parametrize(
+    ("lookup", "told"),
+    [
+        ("x", 'no store "x"; defined are "p", "r", "s"'),
+        ("l", 'the store "l" is a list, and a list does not change; defined are "p", "r", "s"'),
+    ],
+)
+def test_the_default_store_has_to_keep_keys(lookup, told):
+    assert refusal(f"[storage]\nlookup = '{lookup}'\n{STORES}") == f"t.toml:2: storage.lookup: {told}"
+
+
+def test_the_store_of_the_queue_is_not_for_rules():
+    queue = "[store.q]\ntype = 'sqlite'\npath = '/q'\n"
+    told = refusal(f"[storage]\ndata = 'q'\nlookup = 'q'\n{queue}")
+    assert told.startswith('t.toml:3: storage.lookup: the store "q" is that of the queue, and not for rules; ')
+    told = refusal(f"[storage]\ndata = 'q'\n{queue}[store.k]\ntype = 'sqlite'\npath = '/./q'\n")
+    assert told == "t.toml:8: store.k.path: the file is that of the queue; name another file"
+    told = refusal("[store.k]\ntype = 'sqlite'\npath = '/var/spool/mailgate/queue.sqlite'\n")
+    assert "the file is that of the queue" in told
+    said = warnings(f"[storage]\ndata = 'q'\n{queue}timeout = '5s'\npool.max-connections = 2\n")
+    assert [told.partition(": store.q.")[2] for told in said if ": store.q." in told] == [
+        "timeout: the key has no effect on the store of the queue",
+        "pool: the key has no effect on the store of the queue",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("urls", "told"),
+    [
+        ("localhost:6379", "the value is no address of a Redis server; "),
+        ("http://h", "the value is no address of a Redis server; "),
+        ("redis://", "the value is no address of a Redis server; "),
+        ("unix://", "the value is no address of a Redis server; "),
+        ("redis://h:port", "the value is no address of a Redis server; "),
+        ("redis://h/mail", "the address names no database by its number; "),
+        ("redis://h?timeout=3", "the address says timeout; write the keys of the store for that"),
+    ],
+)
+def test_addresses_of_redis(urls, told):
+    found = refusal(f"[store.r]\ntype = 'redis'\nurls = '{urls}'\n")
+    assert found.startswith(f"t.toml:3: store.r.urls: {told}")
+
+
+def test_what_is_wrong_with_an_address_shows_no_password():
+    assert "hunter2" not in refusal("[store.r]\ntype = 'redis'\nurls = 'http://me:hunter2@h'\n")
 
 
 @pytest.mark.spec("OUT-234")
-@pytest.mark.parametrize("type", ["rocksdb", "fs", "s3", "redis", "mysql", "foundationdb", "azure"])
+@pytest.mark.parametrize("type", ["rocksdb", "fs", "s3", "mysql", "foundationdb", "azure"])
 def test_stores_that_cannot_hold_the_queue_say_what_to_write(type):
     told = refusal(f"[storage]\ndata = 'q'\n[store.q]\ntype = '{type}'\n")
     assert told.startswith("t.toml:4: store.q.type: ")
     assert 'write "sqlite"' in told
+
+
+@pytest.mark.spec("OUT-234")
+@pytest.mark.parametrize(
+    "store", ["type = 'redis'\nurls = 'redis://h'\n", "type = 'postgresql'\nhost = 'h'\ndatabase = 'd'\n"]
+)
+def test_a_store_for_rules_cannot_hold_the_queue(store):
+    told = refusal(f"[storage]\ndata = 'q'\n[store.q]\n{store}")
+    assert told == 't.toml:2: storage.data: the store "q" cannot hold the queue; name one of type "sqlite"'
 
 
 @pytest.mark.spec("OUT-234")
@@ -372,7 +464,7 @@ def test_two_lists_have_two_names():
 def test_a_list_that_is_named_in_full_has_to_be_there():
     told = refusal("[session.mail]\nis-allowed = \"key_exists('sx', 'y')\"\n")
     assert told.startswith("t.toml:")
-    assert ': session.mail.is-allowed: no list "sx"; ' in told
+    assert ': session.mail.is-allowed: no list or store "sx"; ' in told
 
 
 def test_the_default_store_needs_no_name():

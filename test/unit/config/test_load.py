@@ -462,7 +462,7 @@ def test_a_key_without_effect_is_warned_of():
             "[queue.route.x]\ntype = 'local'\nmaildir = '/m/%{user}'\njunk-folder = 'Junk'\n",
             "queue.route.x.junk-folder",
         ),
-        ("[storage]\nlookup = 'redis'\n", "storage.lookup"),
+        ("[store.q]\ntype = 'sqlite'\npath = '/q'\npurge.frequency = '1h'\n", "store.q.purge.frequency"),
         ("[http-lookup.x]\nenable = true\n", "http-lookup"),
         ("[report.dsn]\nsign = \"['rsa']\"\n", "report.dsn.sign"),
         ("[resolver]\npreserve-intermediates = true\n", "resolver.preserve-intermediates"),
@@ -477,7 +477,8 @@ def test_what_this_version_does_not_do_is_refused_by_its_name(text, key):
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("[store.r]\ntype = 'redis'\nurls = 'redis://h'\n", "store.r.type"),
+        ("[store.m]\ntype = 'mysql'\nhost = 'h'\n", "store.m.type"),
+        ("[store.r]\ntype = 'redis'\nurls = 'redis://h'\nredis-type = 'cluster'\n", "store.r.redis-type"),
         ("[directory.d]\ntype = 'ldap'\nurl = 'ldap://h'\n", "directory.d.type"),
         ("[resolver]\ntype = 'quad9-tls'\n", "resolver.type"),
         ("[store.l]\ntype = 'memory'\nvalues = 'https://h/list'\n", "store.l.values"),

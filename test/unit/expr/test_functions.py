@@ -122,6 +122,36 @@ CALLS = [
 ]
 
 
+QUESTIONS = [
+    ("is_local_domain('*', rcpt)", ("is_local_domain", "*", "r"), True, 1),
+    ("is_local_domain('local', rcpt)", ("is_local_domain", "local", "r"), False, 0),
+    ("is_local_address('', rcpt)", ("is_local_address", "", "r"), True, 1),
+    ("key_get('s', rcpt)", ("key_get", "s", "r"), "v", "v"),
+    ("key_exists('s', 5)", ("key_exists", "s", "5"), True, 1),
+    ("dns_query(rcpt, 'mx')", ("dns_query", "r", "mx"), ("a", "b"), ("a", "b")),
+    ("dns_query(rcpt, 'txt')", ("dns_query", "r", "txt"), "v=spf1", "v=spf1"),
+    ("dns_query('192.0.2.1', 'ptr')", ("dns_query", "192.0.2.1", "ptr"), ("h",), ("h",)),
+    ("dns_query('down', 'mx')", ("dns_query", "down", "mx"), None, DOWN),
+    ("is_local_domain('down', rcpt)", ("is_local_domain", "down", "r"), None, DOWN),
+    ("key_set('s', rcpt, 1.5)", ("key_set", "s", "r", "1.5"), None, 1),
+    ("key_set('down', rcpt, 1)", ("key_set", "down", "r", "1"), None, DOWN),
+    ("counter_get('s', rcpt)", ("counter_get", "s", "r"), 7, 7),
+    ("counter_incr('s', rcpt, '2')", ("counter_incr", "s", "r", 2), 9, 9),
+    ("counter_incr('s', rcpt, -2.7)", ("counter_incr", "s", "r", -2), 7, 7),
+    ("counter_incr('down', rcpt, 1)", ("counter_incr", "down", "r", 1), None, DOWN),
+    ("sql_query('s', 'select 1', [])", ("sql_query", "s", "select 1", ()), 1, 1),
+    ("sql_query('s', 'select 1', '')", ("sql_query", "s", "select 1", ()), 1, 1),
+    ("sql_query('s', 'select ?', rcpt)", ("sql_query", "s", "select ?", ("r",)), "r", "r"),
+    (
+        "sql_query('s', '? ?', [rcpt, 2])",
+        ("sql_query", "s", "? ?", ("r", 2)),
+        (("r", 2), ("x", 3)),
+        (("r", 2), ("x", 3)),
+    ),
+    ("sql_query('down', 'select 1', [])", ("sql_query", "down", "select 1", ()), None, DOWN),
+]
+
+
 @pytest.mark.parametrize(("call", "value"), CALLS)
 def test_call(call, value):
     found = evaluated(call)
@@ -137,25 +167,12 @@ def test_its_type_is_as_declared(call, value):
 
 def test_every_function_that_computes_is_called_here():
     called = {call.partition("(")[0] for call, _ in CALLS}
-    asked = {"matches", "is_local_domain", "is_local_address", "key_get", "key_exists", "dns_query"}
-    assert {name for name, function in FUNCTIONS.items() if function.supported} == called | asked
+    asked = {name for name, function in FUNCTIONS.items() if function.ask is not None}
+    assert set(FUNCTIONS) == called | asked | {"matches"}
+    assert asked == {question.partition("(")[0] for question, *_ in QUESTIONS}
 
 
-@pytest.mark.parametrize(
-    ("call", "question", "answer", "value"),
-    [
-        ("is_local_domain('*', rcpt)", ("is_local_domain", "*", "r"), True, 1),
-        ("is_local_domain('local', rcpt)", ("is_local_domain", "local", "r"), False, 0),
-        ("is_local_address('', rcpt)", ("is_local_address", "", "r"), True, 1),
-        ("key_get('s', rcpt)", ("key_get", "s", "r"), "v", "v"),
-        ("key_exists('s', 5)", ("key_exists", "s", "5"), True, 1),
-        ("dns_query(rcpt, 'mx')", ("dns_query", "r", "mx"), ("a", "b"), ("a", "b")),
-        ("dns_query(rcpt, 'txt')", ("dns_query", "r", "txt"), "v=spf1", "v=spf1"),
-        ("dns_query('192.0.2.1', 'ptr')", ("dns_query", "192.0.2.1", "ptr"), ("h",), ("h",)),
-        ("dns_query('down', 'mx')", ("dns_query", "down", "mx"), None, DOWN),
-        ("is_local_domain('down', rcpt)", ("is_local_domain", "down", "r"), None, DOWN),
-    ],
-)
+@pytest.mark.parametrize(("call", "question", "answer", "value"), QUESTIONS)
 @pytest.mark.parametrize("waits", [False, True])
 def test_question(call, question, answer, value, waits):
     outside = Table({question: answer}, waits)
@@ -170,17 +187,9 @@ def test_question_that_nobody_need_answer(call, value):
     assert outside.asked == []
 
 
-@pytest.mark.parametrize("name", ["key_set", "counter_incr", "counter_get", "sql_query"])
-def test_function_of_a_later_version(name):
-    call = f"{name}({', '.join('1' * len(FUNCTIONS[name].parameters))})"
-    assert errors(call) == [f"column 1: {name} is not supported by this version"]
-
-
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
 def test_arity(name):
     function = FUNCTIONS[name]
-    if not function.supported:
-        return
     arguments = ["'a'"] * (len(function.parameters) + 1)
     (told,) = errors(f"{name}({', '.join(arguments)})")
     assert f"{name} takes {len(function.parameters)} argument" in told

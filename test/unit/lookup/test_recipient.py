@@ -226,5 +226,5 @@ def test_key_get():
     assert lookup_value("key_get('x', 'K')", x) == "v"
     assert lookup_value("key_get('x', 'none')", x) is False
     assert lookup_value("key_exists('blocked-domains', 'a')") is False
-    assert lookup_value("key_exists('', 'a')") is False
+    assert lookup_value("key_exists('', 'a')") == Unknown("store", "no store or list has this name")
     assert lookup_value("key_exists('x' + 'y', 'a')", x) == Unknown("store xy", "no store or list has this name")

@@ -1,6 +1,7 @@
 """A rehearsed session: the answers are the table's, and a question without one is a failure."""
 
 import json
+import re
 
 import pytest
 
@@ -189,3 +190,74 @@ def test_a_user_is_nobody_else_unless_the_rules_say_so(tried):
     given = 'listener = "sendmail"\nlogin = "www-data"\nmail = "shop@here.test"\n'
     result, status = tried(given + "expect = { mail = 501 }")
     assert (result["differences"], status) == ([], 0)
+
+
+STORES = """
+[store.shared]
+type = "redis"
+urls = "redis://192.0.2.1"
+[store.db]
+type = "postgresql"
+host = "192.0.2.1"
+database = "mail"
+"""
+
+
+@pytest.fixture
+def with_rule(tmp_path, capsys):
+    """Plays one test under a rule for MAIL; its part of the document."""
+
+    def try_it(rule, text):
+        config = tmp_path / "mailgate.toml"
+        head = CONFIG.partition("session.mail.is-allowed")[0]
+        config.write_text(f'{head}session.mail.is-allowed = "{rule}"\nsession.rcpt.relay = true\n{STORES}')
+        (tmp_path / "tests").mkdir(exist_ok=True)
+        (tmp_path / "tests" / "t.toml").write_text(GIVEN + text)
+        main(["--config", str(config), "test", "--json"])
+        return json.loads(capsys.readouterr().out)["tests"][0]
+
+    return try_it
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("key_get('shared', sender) = 'v'", 'answers.lists.shared = { "a@a.test" = "v" }'),
+        ("key_set('shared', 'k', 'x') & key_get('shared', 'K') = 'x'", "answers.lists.shared = {}"),
+        ("counter_incr('', 'n', 2) = 7 & counter_get('', 'n') = 7", 'answers.lists."" = { n = "5" }'),
+        ("sql_query('db', 'SELECT 1', [])", 'answers.sql.db = { "SELECT 1" = 1 }'),
+        ("sql_query('db', '? ?', [sender, 2]) = [1, 'x']", 'answers.sql.db = { "? ?" = { "a@a.test, 2" = [1, "x"] } }'),
+    ],
+)
+def test_stores_answer_from_the_table(with_rule, rule, text):
+    result = with_rule(rule, f'{text}\nexpect.mail = "250 2.1.0"')
+    assert result["differences"] == []
+    assert "missing" not in result or result["missing"] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("key_get('shared', sender) = 'v'", 'answers.lists.shared = { unknown = "redis" }'),
+        ("key_set('shared', 'k', 'x')", 'answers.lists.shared = { unknown = "redis" }'),
+        ("counter_incr('', 'n', 1) > 0", 'answers.lists."" = { n = "many" }'),
+        ("sql_query('db', 'SELECT 1', [])", 'answers.sql.db = "unknown"'),
+        ("sql_query('db', 'SELECT 1', [])", 'answers.sql.db = { unknown = "postgresql" }'),
+    ],
+)
+def test_stores_that_do_not_answer(with_rule, rule, text):
+    assert with_rule(rule, f'{text}\nexpect.mail = "451 4.4.3"')["differences"] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "missing"),
+    [
+        ("key_get('shared', sender) = 'v'", "list shared for a@a.test, .*: write answers.lists.shared"),
+        ("key_set('', 'k', 'x')", 'the default store to keep k, .*: write answers.lists.""'),
+        ("counter_incr('shared', 'n', 1) > 0", "list shared for n, .*: write answers.lists.shared"),
+        ("sql_query('db', 'S ?', sender)", r'store db for S \? with a@a.test, .*: write answers.sql."db"."S \?"'),
+    ],
+)
+def test_a_question_to_a_store_without_an_answer(with_rule, rule, missing):
+    (told,) = with_rule(rule, 'expect.mail = "451 4.4.3"')["missing"]
+    assert re.fullmatch(f"the policy asked {missing}", told), told
