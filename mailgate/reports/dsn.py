@@ -53,7 +53,8 @@ def kind_due(recipient: QueuedRecipient, now_ms: int) -> Kind | None:
         return Kind.SUCCESS
     if recipient.state is State.PERM_FAIL:
         return Kind.FAILURE
-    if recipient.notify_due_ms is not None and recipient.notify_due_ms <= now_ms:
+    # Who is held waits for an operator: nothing is being tried.
+    if recipient.notify_due_ms is not None and recipient.notify_due_ms <= now_ms and not recipient.held:
         return Kind.DELAY
     return None
 

@@ -64,6 +64,7 @@ def test_what_there_is_to_tell():
     assert kind_due(delayed(notify_due_ms=None), 10) is None
     assert kind_due(recipient(notify_due_ms=0), 10) is Kind.DELAY
     assert kind_due(failed(dsn_sent=True), 0) is None
+    assert kind_due(delayed(notify_due_ms=10, held=True), 10) is None
 
 
 @pytest.mark.parametrize(
