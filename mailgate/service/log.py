@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -49,7 +50,8 @@ _INTERNAL = frozenset(
         "log_legacy",
     }
 )
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-+@:/<>[]{}()*,;!#$%&'?^`|~\\")
+# Printable ASCII without white space, quotes and the equals sign.
+_is_plain = re.compile(r"[!#-<>-~]+").fullmatch
 
 
 LOG_FILE = "MAILGATE_LOG_FILE"
@@ -153,10 +155,10 @@ class LineObserver:
             namespace = event.get("log_namespace")
             if namespace:
                 parts.append("from=" + value_text(namespace))
-        for key, value in event.items():
-            if key not in _INTERNAL and (name is not None or not key.startswith("log_")):
-                if name is not None:
-                    parts.append(f"{key}={value_text(value)}")
+        else:
+            for key, value in event.items():
+                if key not in _INTERNAL:
+                    parts.append(f"{key}={value if type(value) is str and _is_plain(value) else value_text(value)}")
         text = " ".join(parts) + "\n"
         failure = event.get("log_failure") or event.get("failure")
         if isinstance(failure, Failure):
@@ -176,7 +178,7 @@ def value_text(value: object) -> str:
     if isinstance(value, (list, tuple, set, frozenset)):
         return "[" + ",".join(value_text(each) for each in value) + "]"
     text = value if isinstance(value, str) else _text(value)
-    if text and _PLAIN.issuperset(text):
+    if _is_plain(text):
         return text
     return json.dumps(text, ensure_ascii=True)
 

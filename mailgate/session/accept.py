@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.logger import Logger
-
 from mailgate.mail import replies
 from mailgate.mail.reply import Reply
 from mailgate.mail.session import Session
 from mailgate.mail.transaction import Transaction
 from mailgate.mail.unknown import Unknown
 from mailgate.mail.verdict import Cause, Reason, Refuse
+from mailgate.net.log import EventLog
 from mailgate.queue.charge import Charge
 from mailgate.queue.enqueue import Arrival, Schedules, queued_recipients
 from mailgate.queue.item import NewMessage, QueuedRecipient, Source, queue_id_text
@@ -27,7 +26,7 @@ from mailgate.session import trace
 from mailgate.session.context import MessageContext
 from mailgate.session.unanswered import unanswered
 
-_log = Logger(namespace="mailgate.session")
+_log = EventLog(namespace="mailgate.session")
 
 
 class Acceptance:
