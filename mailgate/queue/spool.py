@@ -80,8 +80,12 @@ class FileSpool:
         return self._size
 
     def head(self) -> bytes:
-        """The first octets written, up to 256 KiB."""
+        """The first octets written, up to 256 KiB: at least the header, where that is no longer."""
         if len(self._head) > 1:
+            first = self._head[0]
+            if b"\r\n\r\n" in first:
+                # The header is in there: nothing that follows it is asked for.
+                return first
             self._head = [b"".join(self._head)]
         return self._head[0] if self._head else b""
 

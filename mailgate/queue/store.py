@@ -63,7 +63,7 @@ class Spool(Protocol):
         ...
 
     def head(self) -> bytes:
-        """The first octets written, up to 256 KiB: enough for the header."""
+        """The first octets written, up to 256 KiB: all of the header, and more or less of what follows it."""
         ...
 
     def write(self, octets: bytes) -> Deferred[None] | None:

@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from hashlib import sha256
+from itertools import chain
 
 from mailgate.crash.point import ARMED, passed
 from mailgate.queue import journal, late, rows
@@ -85,6 +86,9 @@ DELETE FROM maildrop WHERE name IN (
     AND substr(name || '#', 1, instr(name || '#', '#') - 1) NOT IN (SELECT value FROM json_each(?)) LIMIT ?)"""
 
 
+_HASHED_AT_ONCE = 16_384
+
+
 class Recorded(Enum):
     """What became of a result."""
 
@@ -97,12 +101,41 @@ class Recorded(Enum):
 
 def content_hash(stored: bytes) -> str:
     """SHA-256 of a message's stored octets, base64url without padding."""
-    return hash_text(sha256(stored).digest())
+    if len(stored) > _HASHED_AT_ONCE:
+        return hash_text(sha256(stored).digest())
+    # Above 2047 octets hashlib lets other threads run, and waits for them longer than a small hash takes.
+    hashed = sha256()
+    view = memoryview(stored)
+    for at in range(0, len(stored), 2047):
+        hashed.update(view[at : at + 2047])
+    return hash_text(hashed.digest())
 
 
 def hash_text(digest: bytes) -> str:
     """A digest as the queue shows it."""
     return urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+
+
+class _Rows:
+    """Inserts into one table, many rows with one statement.
+
+    Each step of a statement lets another thread have the interpreter, and has
+    to wait for it afterwards: a step for each row is most of what an insert costs.
+    """
+
+    _MOST = 32
+
+    def __init__(self, db: sqlite3.Connection, table: str, columns: str) -> None:
+        self._db = db
+        self._head = f"INSERT INTO {table} ({columns}) VALUES "
+        self._places = _places(columns)
+
+    def insert(self, new: Sequence[rows.Row]) -> None:
+        """Insert rows."""
+        for at in range(0, len(new), self._MOST):
+            some = new[at : at + self._MOST]
+            cells = some[0] if len(some) == 1 else tuple(chain.from_iterable(some))
+            self._db.execute(self._head + ",".join((self._places,) * len(some)), cells)
 
 
 class Tables:
@@ -115,15 +148,15 @@ class Tables:
         self._wall_ms = wall_ms
         self._owner = owner
         self._lease_ms = lease_ms
-        self._insert = {
-            table: f"INSERT INTO {table} ({columns}) VALUES {_places(columns)}"
+        self._new = tuple(
+            _Rows(db, table, columns)
             for table, columns in (
                 ("message", rows.NEW_MESSAGE),
                 ("content", rows.CONTENT),
                 ("recipient", rows.RECIPIENT),
                 ("unit", rows.UNIT),
             )
-        }
+        )
 
     def insert(self, messages: Sequence[tuple[NewMessage, str | None]]) -> Mapping[int, QuotaExceeded]:
         """Add messages with content, recipients and units; the text is the hash of a content in a file.
@@ -153,10 +186,8 @@ class Tables:
             unit_rows += _unit_rows(message)
             if message.drops:
                 drop_rows += [(name, message.id, message.created_ms) for name in message.drops]
-        self.db.executemany(self._insert["message"], message_rows)
-        self.db.executemany(self._insert["content"], content_rows)
-        self.db.executemany(self._insert["recipient"], recipient_rows)
-        self.db.executemany(self._insert["unit"], unit_rows)
+        for table, new in zip(self._new, (message_rows, content_rows, recipient_rows, unit_rows), strict=True):
+            table.insert(new)
         if drop_rows:
             # A name that is there already fails the message: it is in the queue.
             self.db.executemany("INSERT INTO maildrop (name, message_id, taken) VALUES (?, ?, ?)", drop_rows)
