@@ -77,3 +77,23 @@ class Session:
     def is_lmtp(self) -> bool:
         """True on an LMTP listener."""
         return self.protocol == "lmtp"
+
+    def greeted(self, helo: str, extended: bool) -> Session:
+        """The session after an accepted EHLO, HELO or LHLO."""
+        return Session(
+            self.id,
+            self.listener,
+            self.protocol,
+            self.remote_ip,
+            self.remote_port,
+            self.local_ip,
+            self.local_port,
+            self.hostname,
+            self.tls,
+            self.tls_offered,
+            helo,
+            extended,
+            self.identity,
+            self.auth_errors,
+            self.rcpt_errors,
+        )

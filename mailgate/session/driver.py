@@ -92,7 +92,7 @@ from mailgate.wire.smtp.server import BareNewline, ServerConnection
 C = TypeVar("C", bound=Context)
 
 
-_EHLO_REPLIES_KEPT = 64
+_REPLIES_KEPT = 64
 
 
 class Driver:
@@ -257,12 +257,27 @@ class Driver:
         name = await connect.hostname(context, self._site.listener.hostname)
         if isinstance(name, Refuse):
             return self._tell.refuse(self.session, name, "connect", self._tell.trail, by="hostname")
-        self.session = replace(self.session, hostname=name)
-        context = replace(context, session=self.session)
-        greeting = await connect.greeting(context, self._site.listener.greeting)
+        if name != self.session.hostname:
+            self.session = replace(self.session, hostname=name)
+            context = replace(context, session=self.session)
+        greeting = await self._greet(context)
         if isinstance(greeting, Refuse):
             return self._tell.refuse(self.session, greeting, "connect", self._tell.trail, by="greeting")
         return Step(greeting.wire())
+
+    async def _greet(self, context: ConnectContext) -> Reply | Refuse:
+        """The greeting; the one made before where it depends on nothing but the host name."""
+        prepared, configured = self._prepared, self._site.listener.greeting
+        fixed = prepared is not None and (bool(configured) or self._rules.connect.greeting.fixed is not None)
+        if prepared is None or not fixed:
+            return await connect.greeting(context, configured)
+        kept = prepared.greetings.get(self.session.hostname)
+        if kept is not None:
+            return kept
+        made = await connect.greeting(context, configured)
+        if isinstance(made, Reply) and len(prepared.greetings) < _REPLIES_KEPT:
+            prepared.greetings[self.session.hostname] = made
+        return made
 
     async def _evaluate_parameters(self) -> Refuse | None:
         """Evaluate the session's parameters, at connect and again after STARTTLS."""
@@ -295,11 +310,11 @@ class Driver:
         verdict = judged if isinstance(judged, VERDICTS) else await judged
         if not isinstance(verdict, Proceed):
             return self._tell.refuse(self.session, verdict, "ehlo", self._tell.trail, event.name)
-        greeted = replace(self.session, helo=event.name or "null", extended=event.verb != "HELO")
+        greeted = self.session.greeted(event.name or "null", event.verb != "HELO")
         if event.verb == "HELO":
             answer = helo_reply(self.session.hostname)
         else:
-            offered = await self._offer(replace(context, session=greeted))
+            offered = await self._offer(context, greeted)
             if isinstance(offered, Refuse):
                 return self._tell.refuse(self.session, offered, "ehlo", self._tell.trail, event.name, by="capabilities")
             answer = offered
@@ -307,19 +322,19 @@ class Driver:
         self.session = greeted
         return self._tell.say(answer)
 
-    async def _offer(self, context: EhloContext) -> Reply | Refuse:
+    async def _offer(self, context: EhloContext, greeted: Session) -> Reply | Refuse:
         """The reply that lists the capabilities; the one made before where it is always the same."""
         prepared, hostname = self._prepared, self.session.hostname
         if prepared is not None and (kept := prepared.ehlo_replies.get(hostname)) is not None:
             return kept
-        offered = await ehlo.capabilities(context)
+        offered = await ehlo.capabilities(replace(context, session=greeted))
         if isinstance(offered, Refuse):
             return offered
         answer = ehlo_reply(hostname, offered, int(self._site.wall()))
         # FUTURERELEASE tells a moment: it is never the same.
         fixed = prepared is not None and prepared.ehlo_is_fixed and offered.future_release is None
         # A host name may be made of the client's address: there is no end of those.
-        if fixed and prepared is not None and len(prepared.ehlo_replies) < _EHLO_REPLIES_KEPT:
+        if fixed and prepared is not None and len(prepared.ehlo_replies) < _REPLIES_KEPT:
             prepared.ehlo_replies[hostname] = answer
         return answer
 

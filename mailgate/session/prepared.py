@@ -66,6 +66,8 @@ class Prepared:
     """The capabilities are the same for every client."""
     ehlo_replies: dict[str, Reply] = field(default_factory=dict)
     """The reply to EHLO by host name, once it was made."""
+    greetings: dict[str, Reply] = field(default_factory=dict)
+    """The greeting by host name, likewise."""
 
 
 def prepare(settings: SessionSettings, listener: str, protocol: str, is_tls: bool) -> Prepared:
