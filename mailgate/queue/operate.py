@@ -20,7 +20,7 @@ from typing import NamedTuple
 from mailgate.mail.status import ErrorKind, RecipientStatus
 from mailgate.queue.item import ExpiresBy, State
 from mailgate.queue.rows import SPOOL, status_cell
-from mailgate.queue.units import units_wanted
+from mailgate.queue.units import settle, units_found
 
 CANCELED = RecipientStatus("localhost", ErrorKind.IO, "Delivery canceled.")
 MORE_ATTEMPTS = 10
@@ -186,7 +186,7 @@ def _message(
     db.executemany(_UPDATE, [{name: getattr(row, name) for name in (*_CHANGING, *_KEY)} for row in changed])
     if order.action is Action.RELEASE:
         _prolong(db, message, rows, {row.idx for row in changed}, now_ms)
-    removed = _settle(db, message, leased, {row.queue for row in changed}, now_ms)
+    removed = _settle(db, message, {row.queue for row in changed}, now_ms)
     return Change(message.id, count, removed, removed and spooled, message.created, held)
 
 
@@ -263,26 +263,14 @@ def _prolong(db: sqlite3.Connection, message: _Message, rows: list[_Row], releas
         db.execute("UPDATE message SET hold = hold + ? WHERE id = ?", (held_ms, message.id))
 
 
-def _settle(db: sqlite3.Connection, message: _Message, leased: set[str], touched: set[str], now_ms: int) -> bool:
+def _settle(db: sqlite3.Connection, message: _Message, touched: set[str], now_ms: int) -> bool:
     """Bring the units up to date with the recipients; True when nothing was left to do and the message is gone."""
-    wanted = units_wanted(db, message.id)
-    if not wanted and not leased:
-        db.execute("DELETE FROM message WHERE id = ?", (message.id,))
+    if not settle(db, message.id, message.created, units_found(db, message.id)):
         return True
-    for (queue,) in db.execute("SELECT queue FROM unit WHERE message_id = ?", (message.id,)).fetchall():
-        if queue in wanted:
-            due, expires = wanted[queue]
-        elif queue in leased:
-            # As after a result of another unit: due, so that whoever claims it later ends it.
-            due, expires = message.created, None
-        else:
-            db.execute("DELETE FROM unit WHERE message_id = ? AND queue = ?", (message.id, queue))
-            continue
-        if queue in touched:
-            db.execute(
-                "UPDATE unit SET due = ?, expires = ?, progress = ? WHERE message_id = ? AND queue = ?",
-                (due, expires, now_ms, message.id, queue),
-            )
+    db.executemany(
+        "UPDATE unit SET progress = ? WHERE message_id = ? AND queue = ?",
+        [(now_ms, message.id, queue) for queue in touched],
+    )
     return False
 
 

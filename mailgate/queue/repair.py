@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from mailgate.queue.units import FINAL, units_wanted
+from mailgate.queue.units import FINAL, settle, units_found
 
 
 def repair_message(db: sqlite3.Connection, id_: int) -> None:
@@ -56,28 +56,9 @@ def _repair_kind(db: sqlite3.Connection, id_: int) -> None:
 
 
 def _repair_units(db: sqlite3.Connection, id_: int, created: int) -> None:
-    has_recipients = db.execute("SELECT 1 FROM recipient WHERE message_id = ? LIMIT 1", (id_,)).fetchone() is not None
-    wanted = units_wanted(db, id_)
-    units: dict[str, bool] = {
-        queue: owner is not None
-        for queue, owner in db.execute("SELECT queue, lease_owner FROM unit WHERE message_id = ?", (id_,)).fetchall()
-    }
-    if has_recipients and not wanted and not any(units.values()):
-        db.execute("DELETE FROM message WHERE id = ?", (id_,))
-        return
-    for queue, is_leased in units.items():
-        if queue not in wanted:
-            if is_leased:
-                # It stays to the end of the attempt, which is then the end of the unit.
-                wanted[queue] = (created, None)
-            else:
-                db.execute("DELETE FROM unit WHERE message_id = ? AND queue = ?", (id_, queue))
-    for queue, (due, expires) in wanted.items():
-        db.execute(
-            "INSERT INTO unit (message_id, queue, due, expires, lease_gen) VALUES (?, ?, ?, ?, 0)"
-            " ON CONFLICT (message_id, queue) DO UPDATE SET due = excluded.due, expires = excluded.expires",
-            (id_, queue, due, expires),
-        )
+    # A message without recipients cannot be delivered, and is not removed either.
+    if db.execute("SELECT 1 FROM recipient WHERE message_id = ? LIMIT 1", (id_,)).fetchone() is not None:
+        settle(db, id_, created, units_found(db, id_))
 
 
 def repair_ledger(db: sqlite3.Connection) -> None:

@@ -57,6 +57,9 @@ _SEQUENCE_BITS = 14
 _PROCESS_BITS = 6
 _SEQUENCES = 1 << _SEQUENCE_BITS
 
+# What a change of one message's rows adds to the log, about.
+_MESSAGE_OCTETS = 16_384
+
 _log = Logger(namespace="mailgate.queue")
 
 
@@ -394,7 +397,8 @@ class SqliteStore:
     async def operate(self, order: Order, picked: Picked) -> Sequence[Change]:
         """Carry an operator's order out, in one transaction: pick so few that new mail does not wait for it."""
         now_ms = self._wall_ms()
-        changes = await self._writer.submit(lambda tables: carry_out(tables.db, order, picked, now_ms))
+        job = partial(_carried_out, order=order, picked=picked, now_ms=now_ms)
+        changes = await self._writer.submit(job, len(picked) * _MESSAGE_OCTETS)
         for change in changes:
             if change.spooled:
                 await self._remove_file(change.id)
@@ -409,7 +413,7 @@ class SqliteStore:
             if ledger:
                 repair_ledger(tables.db)
 
-        await self._writer.submit(change)
+        await self._writer.submit(change, len(ids) * _MESSAGE_OCTETS)
 
     async def set_flag(self, name: str, value: str | None) -> None:
         """Keep a word about the whole queue, for every process of it; None forgets it."""
@@ -492,6 +496,10 @@ class SqliteStore:
 
     def _file(self, queue_id: int) -> str:
         return os.path.join(self._spool_dir, place.spool_name(queue_id))
+
+
+def _carried_out(tables: Tables, order: Order, picked: Picked, now_ms: int) -> Sequence[Change]:
+    return carry_out(tables.db, order, picked, now_ms)
 
 
 def _was_kept(done: Recorded | frozenset[int]) -> bool | frozenset[int]:

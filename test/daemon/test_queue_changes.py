@@ -6,6 +6,7 @@ import json
 import re
 import smtplib
 import sqlite3
+import time
 import uuid
 
 import pytest
@@ -14,6 +15,13 @@ from support.daemon import Gateway, settle
 from support.ports import free_port, wait_until
 from support.queue_invariants import violations
 from support.sink import HELD, NextHop
+from support.sqlite_store import recipient as queued
+
+from mailgate.admin.control import Request, ask
+from mailgate.admin.order import PAGE_MESSAGES
+from mailgate.queue.connection import connect
+from mailgate.queue.item import Content, NewMessage, Source
+from mailgate.queue.tables import Tables
 
 # What is for `wait.test` and its kin finds nobody at its port and waits for an hour.
 CONFIG = """
@@ -338,8 +346,6 @@ def test_an_expression_picks_recipients(gateway):
 
 
 def test_what_is_no_order_is_refused_by_the_daemon_itself(gateway):
-    from mailgate.admin.control import Request, ask
-
     path = str(gateway.directory / "control.sock")
     id_ = send(gateway, "a@wait.test")
     for arguments, told in (
@@ -367,3 +373,41 @@ def test_without_the_daemon_changes_end_with_69_and_change_nothing(gateway, tmp_
         assert done.returncode == 69
         assert json.loads(done.stdout)["error"]["code"] == 69
     assert rows(gateway, id_) == before
+
+
+@pytest.mark.spec("OUT-191")
+def test_a_change_is_about_every_match_however_many_pages_they_are(gateway):
+    """Several pages of one request each, and of the ids named one by one more than a request takes."""
+    count = 2 * PAGE_MESSAGES + 500
+    first, later = 0x1B00000000000000, time.time_ns() // 1_000_000 + 3_600_000
+    octets = b"Subject: bulk\r\n\r\n"
+    messages = (
+        NewMessage(
+            first + number,
+            later - 7_200_000,
+            b"",
+            Content(len(octets), octets=octets),
+            "bulk@origin.test",
+            Source.AUTHENTICATED,
+            (
+                queued(0, f"a{number}@bulk.test", queue="default", retry_due_ms=later),
+                queued(1, f"b{number}@other.test", queue="slow", retry_due_ms=later),
+            ),
+        )
+        for number in range(count)
+    )
+    with contextlib.closing(connect(str(gateway.queue_path), write=True)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        Tables(db, "test", 60_000).insert([(message, None) for message in messages])
+        db.execute("COMMIT")
+    found = change(gateway, "hold", "-d", "bulk.test", "--dry-run")
+    assert (found["matched"], found["changed"], len(set(found["ids"]))) == (count, count, count)
+    found = change(gateway, "hold", "-d", "bulk.test")
+    assert (found["matched"], found["changed"], len(set(found["ids"]))) == (count, count, count)
+    assert change(gateway, "list", "--status", "held", "--limit", "1")["total"] == count
+    assert change(gateway, "cancel", *found["ids"], "-d", "other.test")["changed"] == count
+    with contextlib.closing(sqlite3.connect(f"file:{gateway.queue_path}?mode=ro", uri=True)) as db:
+        states = db.execute("SELECT state, count(*) FROM recipient GROUP BY state ORDER BY state").fetchall()
+        assert states == [("perm_fail", count), ("scheduled", count)]
+    assert change(gateway, "drop", "--sender", "bulk@")["changed"] == count
+    assert gateway.queue() == []
