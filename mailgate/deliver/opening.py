@@ -152,7 +152,7 @@ class _Opening:
         # RFC 5321 4.1.1.1: the reply begins with the server's name.
         name = event.answer.text.partition(" ")[0].partition("\n")[0].rstrip(".").lower()
         if "." in name and name in self._hop.own_names:
-            self._emit("delivery.loop", **self._where, details=name)
+            self._emit("delivery.ehlo-rejected", **self._where, details=LOOPS_BACK)
             raise Stop(Failed(RecipientStatus(self._hop.host, ErrorKind.CONNECTION, LOOPS_BACK)), Scope.LIST)
 
     async def _hello(self, verb: str, scope: Scope) -> Answered:

@@ -159,7 +159,11 @@ def build_plan(settings: Settings, schedules: Schedules) -> Plan:
         connection=Strategy(queue.strategy.connection, connections, Connection(hostname)),
         tls=Strategy(queue.strategy.tls, policies, TlsPolicy()),
         threads={name: entry.threads_per_node for name, entry in queue.virtual.items()},
-        own_names=frozenset({hostname.lower()}),
+        own_names=frozenset(
+            name.lower()
+            for name in (hostname, *(listener.hostname for listener in settings.server.listener.values()))
+            if name
+        ),
         own_addresses=frozenset(
             (address.host, address.port)
             for listener in settings.server.listener.values()

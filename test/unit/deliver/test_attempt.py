@@ -196,7 +196,7 @@ def test_a_host_that_is_ourselves_ends_the_list(field):
     names = frozenset({"gw.test"})
     assert field.one(hop(ONE, own_names=names), hop(TWO, host="worse.test"), check=False) == LOOP
     assert len(field.dial.calls) == 1
-    assert "delivery.loop" in field.events
+    assert "delivery.ehlo-rejected" in field.events
 
 
 def test_a_loop_does_not_end_what_a_better_host_may_still_take(field):

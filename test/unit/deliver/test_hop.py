@@ -226,6 +226,7 @@ LISTENING = """
 [server.listener.smtp]
 bind = ["192.0.2.7:25", "192.0.2.8:2525", "[::]:25", "[2001:db8::7]:25"]
 protocol = "smtp"
+hostname = "In.example.net"
 """
 
 
@@ -247,6 +248,13 @@ def test_another_port_of_an_own_address_is_another_server(world):
     world.configure(LISTENING)
     world.zone.a("example.org", "192.0.2.8")
     assert places(hops(world)) == [("example.org", ("192.0.2.8",))]
+
+
+def test_the_name_of_a_listener_is_ours_too(world):
+    world.configure(LISTENING)
+    world.zone.mx_set("example.org", (10, "in.example.net")).a("in.example.net", "192.0.2.99")
+    (failure,) = hops(world)
+    assert failure.outcome.status.detail == "mail loops back to this host"
 
 
 def test_an_address_literal_of_our_own_loops(world):
