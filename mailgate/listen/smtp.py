@@ -36,7 +36,6 @@ from mailgate.net.tls import ServerTls, agreed
 from mailgate.session.driver import Driver
 from mailgate.session.site import Site
 from mailgate.session.step import Step, Then
-from mailgate.session.trace_id import new_trace_id
 from mailgate.wire.smtp.server import Pending, ServerConnection
 
 _log = Logger(namespace="mailgate.listen")
@@ -162,14 +161,14 @@ class SmtpShell(TwistedProtocol):
         self._began = self._heard = self._clock.seconds()
         peer, host = transport.getPeer(), transport.getHost()
         session = Session(
-            id=new_trace_id(),
+            id=self._site.trace_ids.new(),
             listener=self._site.listener_id,
             protocol=listener.protocol,
             remote_ip=_plain_ip(peer.host),
             remote_port=peer.port,
             local_ip=_plain_ip(host.host),
             local_port=host.port,
-            hostname=listener.hostname or "localhost",
+            hostname=self._site.hostname,
             tls_offered=self._tls is not None,
         )
         self._driver = Driver(self._site, self._core, session)

@@ -61,7 +61,6 @@ from mailgate.session.site import Site
 from mailgate.session.stages import auth, connect, data, ehlo, rcpt, vrfy
 from mailgate.session.step import NOTHING, Step, Then
 from mailgate.session.telling import Telling
-from mailgate.session.trace_id import new_trace_id
 from mailgate.session.unanswered import unanswered
 from mailgate.wire.smtp.command import (
     Auth,
@@ -312,7 +311,7 @@ class Driver:
             return self._tell.refuse(self.session, verdict, "ehlo", self._tell.trail, event.name)
         greeted = self.session.greeted(event.name or "null", event.verb != "HELO")
         if event.verb == "HELO":
-            answer = helo_reply(self.session.hostname)
+            answer = self._answer_helo()
         else:
             offered = await self._offer(context, greeted)
             if isinstance(offered, Refuse):
@@ -321,6 +320,16 @@ class Driver:
         self._end_transaction("ehlo")
         self.session = greeted
         return self._tell.say(answer)
+
+    def _answer_helo(self) -> Reply:
+        hostname, prepared = self.session.hostname, self._prepared
+        kept = prepared.helo_replies.get(hostname) if prepared is not None else None
+        if kept is not None:
+            return kept
+        answer = helo_reply(hostname)
+        if prepared is not None and len(prepared.helo_replies) < _REPLIES_KEPT:
+            prepared.helo_replies[hostname] = answer
+        return answer
 
     async def _offer(self, context: EhloContext, greeted: Session) -> Reply | Refuse:
         """The reply that lists the capabilities; the one made before where it is always the same."""
@@ -438,7 +447,7 @@ class Driver:
             # It will be refused, and that is part of what happened in the open one.
             trail = self._tell.tx_trail
         else:
-            trail = Trail(new_trace_id(), int(now * 1000))
+            trail = Trail(self._site.trace_ids.new(), int(now * 1000))
             trail.sender = event.path.text
         parameters = event.parameters
         hold_seconds = 0
@@ -777,7 +786,7 @@ class Driver:
             trail = self._tell.tx_trail
         elif event.verb == "MAIL":
             # A refused MAIL has an id of its own.
-            trail = Trail(new_trace_id(), self._tell.now_ms())
+            trail = Trail(self._site.trace_ids.new(), self._tell.now_ms())
         else:
             trail = self._tell.trail
         return self._tell.refuse(self.session, refusal, "command", trail, by="syntax")

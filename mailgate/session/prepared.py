@@ -66,8 +66,15 @@ class Prepared:
     """The capabilities are the same for every client."""
     ehlo_replies: dict[str, Reply] = field(default_factory=dict)
     """The reply to EHLO by host name, once it was made."""
+    helo_replies: dict[str, Reply] = field(default_factory=dict)
     greetings: dict[str, Reply] = field(default_factory=dict)
     """The greeting by host name, likewise."""
+
+    @property
+    def hostname(self) -> str:
+        """The name of a session where it is always the same; `localhost` where that has to be found out."""
+        fixed = self.rules.connect.hostname.fixed
+        return (fixed[0] if fixed is not None else None) or "localhost"
 
 
 def prepare(settings: SessionSettings, listener: str, protocol: str, is_tls: bool) -> Prepared:

@@ -7,7 +7,7 @@ sessions that run keep theirs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -24,6 +24,7 @@ from mailgate.session.chains import Chains, chains
 from mailgate.session.idle import Known
 from mailgate.session.ports import Ports
 from mailgate.session.prepared import Prepared, prepare, specialised
+from mailgate.session.trace_id import TraceIds
 
 
 class Record(Protocol):
@@ -67,6 +68,12 @@ class Site:
     """Seconds since the epoch."""
     default_domain: str
     """`report.domain`: what `<postmaster>` without a domain belongs to."""
+    trace_ids: TraceIds = field(default_factory=TraceIds)
+
+    @property
+    def hostname(self) -> str:
+        """The name of a session before its rules have been asked: what they will say, where that is fixed."""
+        return self.listener.hostname or self.in_clear.hostname
 
 
 def listener_site(
