@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import click
@@ -31,11 +31,25 @@ def size(octets: int) -> str:
 
 def print_json(document: object) -> None:
     """Print the one JSON document of a command."""
-    # What a client sent may hold lone surrogates: they become escapes, never an error.
-    text = json.dumps(document, ensure_ascii=False, indent=1)
     sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
+    sys.stdout.buffer.write(_octets(document) + b"\n")
     sys.stdout.buffer.flush()
+
+
+def print_json_list(head: Mapping[str, object], name: str, items: Iterable[object]) -> None:
+    """Print one JSON document whose last member is a list that need not be in memory."""
+    sys.stdout.flush()
+    out = sys.stdout.buffer
+    out.write(_octets(dict(head))[:-1].rstrip() + (b"," if head else b"") + _octets(name).join((b"\n ", b": [")))
+    for number, item in enumerate(items):
+        out.write((b",\n" if number else b"\n") + _octets(item))
+    out.write(b"]\n}\n")
+    out.flush()
+
+
+def _octets(document: object) -> bytes:
+    # What a client sent may hold lone surrogates: they become escapes, never an error.
+    return json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace")
 
 
 def print_text(text: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 
 import click
 
 from mailgate.admin.entry import entry, state_word
 from mailgate.admin.failure import Status
 from mailgate.admin.matching import picked_by_match
-from mailgate.admin.output import moment, print_json, print_table, print_text, size
+from mailgate.admin.output import moment, print_json, print_json_list, print_table, print_text, size
 from mailgate.admin.selector import selectors
 from mailgate.admin.settings import queue_of, settings_of
 from mailgate.decisions.explain import timestamp
@@ -19,6 +20,7 @@ from mailgate.queue.pause import pauses
 from mailgate.queue.selection import Selection
 
 _LIMIT = 100
+_AT_ONCE = 500
 
 
 @click.command("list")
@@ -65,12 +67,10 @@ def list_(
 
 
 def _print_list(db: sqlite3.Connection, ids: list[int], total: int, as_document: bool) -> None:
-    messages = read(db, ids)
     if as_document:
-        leased, ordered = in_attempt(db, ids), orders(db, ids)
-        items = [entry(message, leased, ordered) for message in messages]
-        print_json({"running": not pauses(db), "total": total, "items": items})
+        print_json_list({"running": not pauses(db), "total": total}, "items", _entries(db, ids))
         return
+    messages = read(db, ids)
     if messages:
         print_table(
             ("ID", "Delivery Due", "Sender", "Recipients", "Size"),
@@ -88,6 +88,13 @@ def _print_list(db: sqlite3.Connection, ids: list[int], total: int, as_document:
     print_text(f"{len(messages)} of {total} messages\n" if len(messages) != total else f"{_counted(total)}\n")
     if pauses(db):
         print_text("Paused: mailgate queue status\n")
+
+
+def _entries(db: sqlite3.Connection, ids: list[int]) -> Iterator[dict[str, object]]:
+    for start in range(0, len(ids), _AT_ONCE):
+        some = ids[start : start + _AT_ONCE]
+        leased, ordered = in_attempt(db, some), orders(db, some)
+        yield from (entry(message, leased, ordered) for message in read(db, some))
 
 
 def _counted(total: int) -> str:
