@@ -135,7 +135,11 @@ class Maildrop:
         self.wake = self._own_pipe()
         if made:
             # Only now: nobody could have put something else into the place of what is the daemon's.
-            os.fchmod(self._fd, MODE)
+            try:
+                os.fchmod(self._fd, MODE)
+            except PermissionError:
+                # A service manager may forbid the bit: then the directory has to be made by whoever installs.
+                os.fchmod(self._fd, MODE & ~stat.S_ISGID)
         return list(self._obstacles())
 
     def close(self) -> None:

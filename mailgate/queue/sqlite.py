@@ -146,8 +146,10 @@ class SqliteStore:
     def _open(self) -> Tables:
         try:
             directory = os.path.dirname(self._path) or "."
-            # Everybody may pass, to the maildrop; what else is in it has modes of its own.
-            os.makedirs(directory, 0o751, exist_ok=True)
+            if not os.path.isdir(directory):
+                os.makedirs(directory, 0o750, exist_ok=True)
+                # Everybody may pass, to the maildrop, whatever the umask is; what else is in it has modes of its own.
+                os.chmod(directory, 0o751)
             os.makedirs(self._spool_dir, 0o700, exist_ok=True)
             place.refuse_network(directory, self._spool_dir)
             self._lock = place.lock(self._path)

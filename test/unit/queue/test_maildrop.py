@@ -65,6 +65,21 @@ def test_a_start_that_was_killed_before_it_opened_the_directory_is_made_up_for(t
     assert stat.S_IMODE((tmp_path / "maildrop").stat().st_mode) == 0o3777
 
 
+def test_where_the_bit_is_forbidden_the_rest_is_done_and_told(tmp_path, monkeypatch):
+    fchmod = os.fchmod
+
+    def forbidden(fd, mode):
+        if mode & stat.S_ISGID:
+            raise PermissionError(1, "Operation not permitted")
+        fchmod(fd, mode)
+
+    monkeypatch.setattr(os, "fchmod", forbidden)
+    drop = Maildrop(str(tmp_path / "maildrop"))
+    assert any("chmod g+s" in each for each in drop.open())
+    drop.close()
+    assert stat.S_IMODE(os.stat(drop.path).st_mode) == 0o1777
+
+
 def test_what_keeps_users_from_it_is_told(tmp_path):
     (tmp_path / "closed").mkdir()
     (tmp_path / "closed").chmod(0o700)
