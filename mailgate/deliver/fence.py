@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from mailgate.queue.item import Phase, Transmission, Whereabouts
 
-_NOWHERE = Transmission(0, "", "", "", ())
-
 
 class Fence:
     """The flags of one attempt; `now_ms` is when its unit was claimed.
@@ -17,16 +15,19 @@ class Fence:
     """
 
     __slots__ = (
-        "at",
         "ends_ms",
         "has_moved",
+        "host",
         "hurry",
+        "indexes",
+        "ip",
         "is_journaled",
         "lost",
         "number",
         "pausing",
         "phase",
         "recording",
+        "route",
         "since_ms",
     )
 
@@ -39,7 +40,11 @@ class Fence:
         self.pausing = False
         """Results could not be stored, and will be tried again."""
         self.phase = Phase.CLAIMED
-        self.at = _NOWHERE
+        self.route = ""
+        self.host = ""
+        self.ip = ""
+        self.indexes: tuple[int, ...] = ()
+        """Whom the message is being handed over for."""
         self.number = 0
         """How many transactions have their results."""
         self.since_ms = now_ms
@@ -53,10 +58,12 @@ class Fence:
         """The message may have been taken, and nobody has written down whether it was."""
         return self.phase is Phase.TRANSMITTING
 
-    def reached(self, phase: Phase, at: Transmission, now_ms: int) -> None:
+    def reached(self, phase: Phase, route: str, host: str, ip: str, now_ms: int) -> None:
         """The attempt got further."""
         self.phase = phase
-        self.at = at
+        self.route = route
+        self.host = host
+        self.ip = ip
         self.since_ms = now_ms
         self.has_moved = True
 
@@ -65,6 +72,7 @@ class Fence:
         if self.is_journaled:
             self.number += 1
         self.is_journaled = False
+        self.indexes = ()
         self.phase = Phase.ROUTED
         self.since_ms = now_ms
 
@@ -74,4 +82,5 @@ class Fence:
             return None
         self.has_moved = False
         self.is_journaled = True
-        return Whereabouts(self.phase, self.at, self.since_ms)
+        at = Transmission(self.number, self.route, self.host, self.ip, self.indexes)
+        return Whereabouts(self.phase, at, self.since_ms)

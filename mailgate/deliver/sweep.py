@@ -72,13 +72,12 @@ class Sweeper:
         self._is_open = False
         if self._call is not None and self._call.active():
             self._call.cancel()
-        for fence in self._fences:
-            fence.hurry = True
-        if self._sweeping is not None:
-            if not any(fence.recording for fence in self._fences):
-                self._sweeping.cancel()
+        sweeping = self._sweeping
+        if sweeping is not None:
             ended: Deferred[None] = Deferred()
-            self._sweeping.addBoth(lambda _: ended.callback(None))
+            sweeping.addBoth(lambda _: ended.callback(None))
+            if not any(fence.recording for fence in self._fences):
+                sweeping.cancel()
             await ended
 
     def _sweep(self) -> None:
@@ -118,6 +117,8 @@ class Sweeper:
         """Close the expired recipients of a message, and tell its sender; all at once or not at all."""
         now_ms = self._around.wall_ms()
         fence = Fence(now_ms)
+        # What cannot be stored now is left to the next look.
+        fence.hurry = True
         self._fences.add(fence)
         try:
             results = Results(lease, self._around, self._generation, fence)
@@ -131,7 +132,7 @@ class Sweeper:
                 _log.info("{event}", event="queue.swept", queueId=lease.item.id_text, queue=lease.queue, to=expired)
                 results.after(now_ms)
         except CancelledError:
-            # Stopping: its lease is given back with all others.
+            # Stopping, or nothing can be stored: its lease runs out, or is given back with all others.
             pass
         except Exception:
             _log.failure("{event}", event="delivery.internal-error", queueId=lease.item.id_text)

@@ -168,7 +168,7 @@ class UnitAttempt:
             return
         due_ms = self._around.wall_ms() + IN_DOUBT_MS
         doubtful = [
-            recipient for recipient in group if recipient.index in fence.at.indexes and recipient.index not in outcomes
+            recipient for recipient in group if recipient.index in fence.indexes and recipient.index not in outcomes
         ]
         for recipient in doubtful:
             self._results.set(replace(unchanged(recipient), retry_due_ms=due_ms))
@@ -178,7 +178,7 @@ class UnitAttempt:
                 event="delivery.in-doubt",
                 queueId=self._lease.item.id_text,
                 to=[recipient.address for recipient in doubtful],
-                host=fence.at.host,
+                host=fence.host,
                 since=fence.since_ms,
             )
 
@@ -238,8 +238,7 @@ class UnitAttempt:
 
     def reached(self, phase: Phase, route: str = "", host: str = "", ip: str = "") -> None:
         """The attempt got further."""
-        fence = self._fence
-        fence.reached(phase, Transmission(fence.number, route, host, ip, ()), self._around.wall_ms())
+        self._fence.reached(phase, route, host, ip, self._around.wall_ms())
 
     async def transmitting(self, route: str, host: str, ip: str, indexes: Sequence[int]) -> frozenset[int]:
         """Write down that the octets that end the message are about to go out; those they may still be for.
@@ -255,7 +254,8 @@ class UnitAttempt:
             raise CancelledError
         self._settled.update(set(indexes) - left)
         if left:
-            fence.reached(Phase.TRANSMITTING, transmission, self._around.wall_ms())
+            fence.indexes = transmission.indexes
+            fence.reached(Phase.TRANSMITTING, route, host, ip, self._around.wall_ms())
         return left
 
     async def settle(self, outcomes: Mapping[int, Outcome], closes: bool) -> None:

@@ -78,7 +78,7 @@ def mark(
         ).fetchone()
         return None if held is None else left
     about = (transmission.number, transmission.route, transmission.host, transmission.ip)
-    named = "[" + ",".join(map(str, sorted(left))) + "]"
+    named = f"[{','.join(map(str, sorted(left)))}]"
     return left if db.execute(_MARK, (*about, named, now_ms, *key, boot_ms)).rowcount else None
 
 
@@ -155,7 +155,7 @@ def revoke(db: sqlite3.Connection, before_ms: int, now_ms: int, limit: int) -> l
     """Take their leases from attempts without progress since a moment: their results are late from now on."""
     stuck = []
     for id_, queue, progress in db.execute(
-        "SELECT message_id, queue, progress FROM unit"
+        "SELECT message_id, queue, progress FROM unit INDEXED BY unit_lease"
         " WHERE lease_owner IS NOT NULL AND progress IS NOT NULL AND progress < ? LIMIT ?",
         (before_ms, limit),
     ).fetchall():

@@ -6,38 +6,10 @@ import time
 
 import pytest
 from support.daemon import Gateway
+from support.relaying import CHANGES, relay, send
 from support.sink import DROP, HELD, SILENCE, NextHop
 
-CHANGES = """
-[session.rcpt]
-relay = true
-
-[queue]
-poll = "500ms"
-
-[queue.strategy]
-route = [ { if = "is_local_domain('*', rcpt_domain)", then = "'local'" }, { else = "'hop'" } ]
-schedule = "'quick'"
-
-[queue.schedule.quick]
-queue-name = "remote"
-retry = "1s"
-expire = "1h"
-"""
-
-
 GRACE = '[server]\nshutdown-grace = "1500ms"\n'
-
-
-def relay(hop):
-    """Everything that is not local goes to this next hop."""
-    return f'[queue.route.hop]\ntype = "relay"\naddress = "127.0.0.1"\nport = {hop.port}\ntls.implicit = false\n'
-
-
-def send(gateway, *recipients, subject="x"):
-    """Hand in a message."""
-    with smtplib.SMTP("127.0.0.1", gateway.port("smtp"), timeout=20) as client:
-        client.sendmail("john@foobar.org", recipients, f"Subject: {subject}\r\n\r\nhi\r\n")
 
 
 @pytest.mark.spec("OUT-211")

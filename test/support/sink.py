@@ -275,12 +275,14 @@ class _Conversation:
             self._answer("BDAT", "250 2.6.0 chunk")
 
     def _finish(self, octets: bytes) -> None:
-        count = len(self._recipients) if self._hop.lmtp else 1
-        replies = [self._hop.reply("DOT", "250 2.0.0 taken") for _ in range(count)]
-        if any(text.startswith("2") for text in replies):
-            sender = _path(self._mail)
-            self._hop.messages.append(Received(sender, self._recipients, octets, self._dialogue.tls, self._mail))
-        for text in replies:
+        """Each final reply leaves before the next is thought about."""
+        received = Received(_path(self._mail), self._recipients, octets, self._dialogue.tls, self._mail)
+        is_kept = False
+        for _ in range(len(self._recipients) if self._hop.lmtp else 1):
+            text = self._hop.reply("DOT", "250 2.0.0 taken")
+            if text.startswith("2") and not is_kept:
+                is_kept = True
+                self._hop.messages.append(received)
             self._send(text)
         self._forget()
 

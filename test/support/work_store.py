@@ -123,9 +123,11 @@ class WorkStore:
         for item in list(self.items.values()):
             for queue in {one.queue for one in item.recipients}:
                 moments = [expires_ms(one, item.created_ms) for one in item.recipients if one.queue == queue]
+                if len(found) == limit:
+                    return found
                 if any(ms is not None and ms <= now_ms for ms in moments) and (item.id, queue) not in self.leases:
                     found.append(self.lease(item, queue))
-        return found[:limit]
+        return found
 
     async def renew(self, leases, moved):
         self.renewals.append(list(leases))

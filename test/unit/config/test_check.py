@@ -239,6 +239,25 @@ def test_short_intervals_count_as_one_second():
 
 
 @pytest.mark.spec("OUT-004")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[queue.connection.slow.timeout]\ndata = '15m'\n",
+        "[queue.connection.slow.timeout]\nrcpt-to = '15m'\n",
+        "[queue.tls.slow.timeout]\ntls = '15m'\n",
+        "[queue]\nstall = '10m'\n",
+    ],
+)
+def test_no_attempt_is_stuck_while_it_may_still_wait_for_a_reply(text):
+    told = refusal(text)
+    assert "queue.stall: is not longer than queue." in told
+    assert 'write more than "1' in told
+
+
+def test_a_longer_stall_allows_longer_time_outs():
+    settings("[queue]\nstall = '21m'\n[queue.connection.slow.timeout]\ndata = '20m'\n")
+
+
 def test_a_schedule_of_a_built_in_name_replaces_it_wholly():
     found = settings("[queue.schedule.remote]\nretry = '9m'\n").queue.schedule
     assert found["remote"].queue_name == "default"

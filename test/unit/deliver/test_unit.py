@@ -7,7 +7,7 @@ import email
 import pytest
 from support.delivery import World, delivered, no_connection, refused
 from support.work_store import message, recipient
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.python.failure import Failure
 
 from mailgate.deliver.attempt import Interrupted
@@ -15,7 +15,8 @@ from mailgate.deliver.fence import Fence
 from mailgate.mail.envelope import Body, DeliverBy, Notify, Ret
 from mailgate.mail.status import Delayed, Delivered, ErrorKind, RecipientStatus, RemoteReply
 from mailgate.mail.unknown import Unknown
-from mailgate.queue.item import ExpiresBy, Expiry, Source, State
+from mailgate.queue.item import ExpiresBy, Expiry, Late, Source, State
+from mailgate.queue.store import StoreFailed
 
 HOUR_MS = 3_600_000
 SHORT = """
@@ -348,6 +349,263 @@ def test_no_further_transaction_begins_when_the_lease_was_lost(world):
     world.attempt(item)
     assert len(seen) == 1
     assert world.one(0).state is State.SCHEDULED
+
+
+# --- the journal, and leases that are lost ----------------------------------------------------------
+
+
+def handing_over(world, then, indexes=None):
+    """A next hop that is about to get the message, and then `then(watch)`."""
+
+    async def run(item, recipients, hops, watch):
+        wanted = [one.index for one in recipients] if indexes is None else indexes
+        left = await watch.transmitting("mx", "mx.example.org", "192.0.2.1", wanted)
+        return await then(watch, left)
+
+    world.remote.run = run
+
+
+def test_the_journal_knows_whom_a_transaction_is_for(world):
+    async def then(watch, left):
+        return {index: delivered() for index in left}
+
+    handing_over(world, then)
+    world.attempt(world.store.add(message(recipient("a@example.org"), recipient("b@example.org"))))
+    (mark,) = world.store.marks
+    assert (mark.number, mark.route, mark.host, mark.ip) == (0, "mx", "mx.example.org", "192.0.2.1")
+    assert mark.indexes == (0, 1)
+    assert world.store.items == {}
+
+
+@pytest.mark.spec("OUT-204")
+def test_without_a_lease_there_is_no_last_word(world):
+    reached = []
+
+    async def then(watch, left):
+        reached.append(left)
+        return {}
+
+    handing_over(world, then)
+    item = world.store.add(message())
+    world.store.lost.add(item.id)
+    fence = Fence()
+    world.attempt(item, fence=fence)
+    assert reached == []
+    assert fence.lost
+    assert world.store.records == []
+
+
+@pytest.mark.spec("OUT-204")
+def test_a_lease_that_is_lost_while_the_mark_is_written_stops_it_too(world):
+    reached, marking = [], Deferred()
+
+    async def then(watch, left):
+        reached.append(left)
+        return {}
+
+    handing_over(world, then)
+    world.store.transmitting = lambda lease, transmission: marking
+    fence = Fence()
+    world.attempt(world.store.add(message()), fence=fence)
+    fence.lost = True
+    marking.callback(frozenset({0}))
+    assert reached == []
+
+
+@pytest.mark.spec("OUT-205")
+def test_a_delivery_whose_lease_was_lost_meanwhile_is_recorded_late(world):
+    async def then(watch, left):
+        world.store.lost.add(0x1234)
+        return {0: delivered(), 1: refused(), 2: no_connection()}
+
+    handing_over(world, then)
+    names = ("a@example.org", "b@example.org", "c@example.org")
+    world.attempt(world.store.add(message(*map(recipient, names))))
+    ((_, learnt),) = world.store.late_results
+    # What failed for now is no news.
+    assert [(update.index, update.state) for update in learnt] == [(0, State.COMPLETED), (1, State.PERM_FAIL)]
+    told = [(event["to"], event["result"], event["duplicate"]) for event in world.told("delivery.late-result")]
+    assert told == [("a@example.org", "delivered", False), ("b@example.org", "failed", False)]
+
+
+def test_a_late_result_says_when_it_is_a_duplicate(world):
+    async def then(watch, left):
+        world.store.lost.add(0x1234)
+        return {0: delivered()}
+
+    handing_over(world, then)
+    world.store.worth = Late.DUPLICATE
+    world.attempt(world.store.add(message()))
+    (event,) = world.told("delivery.late-result")
+    assert (event["duplicate"], event["stored"]) == (True, False)
+
+
+def test_what_was_stored_before_is_not_late(world):
+    async def then(watch, left):
+        await watch.settle({0: delivered()}, True)
+        world.store.lost.add(0x1234)
+        return {1: delivered()}
+
+    handing_over(world, then)
+    world.attempt(world.store.add(message(recipient("a@example.org"), recipient("b@example.org"))))
+    ((_, learnt),) = world.store.late_results
+    assert [update.index for update in learnt] == [1]
+
+
+def test_a_late_result_is_kept_while_it_cannot_be_stored(world):
+    async def then(watch, left):
+        world.store.lost.add(0x1234)
+        return {0: delivered()}
+
+    handing_over(world, then)
+    late, failures = world.store.late, [1, 2]
+
+    def failing(*given):
+        return fail(StoreFailed("disk")) if failures and failures.pop() else late(*given)
+
+    world.store.late = failing
+    fence = Fence()
+    fence.ends_ms = 60_000
+    world.attempt(world.store.add(message()), fence=fence)
+    assert world.store.late_results == []
+    world.clock.advance(1)
+    world.clock.advance(2)
+    assert len(world.store.late_results) == 1
+
+
+def test_replies_that_come_one_by_one_are_stored_as_they_come(world):
+    seen = []
+
+    async def then(watch, left):
+        await watch.settle({0: delivered()}, False)
+        seen.append([world.one(index).state for index in range(3)])
+        await watch.settle({1: refused(450, "4.2.0")}, False)
+        seen.append([world.one(index).state for index in range(3)])
+        return {0: delivered(), 1: refused(450, "4.2.0"), 2: delivered()}
+
+    handing_over(world, then)
+    world.attempt(world.store.add(message(*(recipient(f"{name}@example.org") for name in "abc"))))
+    waits, done, delayed = State.SCHEDULED, State.COMPLETED, State.TEMP_FAIL
+    assert seen == [[done, waits, waits], [done, delayed, waits]]
+    assert [world.one(index).state for index in range(3)] == [done, delayed, done]
+    assert world.one(1).retry_num == 1
+
+
+def test_a_reply_that_cannot_be_stored_at_once_is_stored_with_the_next(world):
+    async def then(watch, left):
+        world.store.fail_records = 1
+        await watch.settle({0: delivered()}, False)
+        await watch.settle({1: delivered()}, False)
+        assert [world.one(index).state for index in range(3)] == [State.COMPLETED, State.COMPLETED, State.SCHEDULED]
+        return {2: no_connection()}
+
+    handing_over(world, then)
+    world.attempt(world.store.add(message(*(recipient(f"{name}@example.org") for name in "abc"))))
+    assert world.one(2).state is State.TEMP_FAIL
+
+
+def test_replies_go_on_being_read_when_the_lease_is_lost_between_them(world):
+    read = []
+
+    async def then(watch, left):
+        world.store.lost.add(0x1234)
+        for index in (0, 1):
+            await watch.settle({index: delivered()}, False)
+            read.append(index)
+        return {2: delivered()}
+
+    handing_over(world, then)
+    world.attempt(world.store.add(message(*(recipient(f"{name}@example.org") for name in "abc"))))
+    assert read == [0, 1]
+    assert [update.index for _, learnt in world.store.late_results for update in learnt] == [0, 1, 2]
+
+
+def test_who_was_dropped_has_no_result_and_the_rest_have(world):
+    async def then(watch, left):
+        assert left == {1}
+        return {1: no_connection()}
+
+    handing_over(world, then)
+    world.store.canceled.add(0)
+    world.attempt(world.store.add(message(recipient("a@example.org"), recipient("b@example.org"))))
+    ((_, updates, _, _),) = world.store.records
+    assert [update.index for update in updates] == [1]
+
+
+def test_a_shutdown_while_a_next_hop_decides_leaves_a_doubt_that_waits_a_minute(world):
+    async def then(watch, left):
+        await Deferred()
+
+    handing_over(world, then, indexes=(0,))
+    world.remote.slow = []
+    item = world.store.add(message(recipient("a@example.org"), recipient("b@example.org")))
+    run, world.clock.rightNow = world.remote.run, 5.0
+
+    async def interrupted(*given):
+        try:
+            return await run(*given)
+        except CancelledError:
+            raise Interrupted({}) from None
+
+    world.remote.run = interrupted
+    world.attempt(item)
+    world.clock.advance(3)
+    world.last.cancel()
+    (event,) = world.told("delivery.in-doubt")
+    assert (event["to"], event["host"], event["since"]) == (["a@example.org"], "mx.example.org", 5000)
+    assert [world.one(index).retry_due_ms for index in range(2)] == [68_000, 0]
+    assert [world.one(index).retry_num for index in range(2)] == [0, 0]
+    assert world.store.leases == {}
+
+
+def test_a_cancelled_recipient_is_left_out_of_the_notification(world):
+    world.remote.outcomes = {name: refused() for name in ("a@example.org", "b@example.org")}
+    item = world.store.add(message(recipient("a@example.org"), recipient("b@example.org")))
+    world.store.canceled.add(0)
+    world.attempt(item)
+    (dsn,) = world.store.dsns
+    text = world.store.contents[dsn.id]
+    assert b"b@example.org" in text
+    assert b"Final-Recipient: rfc822;a@example.org" not in text
+    assert [event["to"] for event in world.told("delivery.dsn-perm-fail")] == ["b@example.org"]
+    assert world.store.items.keys() == {dsn.id}
+
+
+def test_where_all_are_cancelled_there_is_no_notification(world):
+    world.remote.default = refused()
+    world.store.canceled.add(0)
+    world.attempt(world.store.add(message()))
+    assert world.store.dsns == []
+    assert world.store.items == {}
+
+
+def test_the_route_an_operator_has_chosen_wins(world):
+    world.configure(
+        '[queue.strategy]\nroute = "\'mx\'"\n[queue.route.detour]\ntype = "relay"\naddress = "192.0.2.9"\nport = 26\n'
+    )
+    first = recipient("a@example.org", route_override="detour")
+    world.attempt(world.store.add(message(first, recipient("b@example.org"))))
+    hosts = {
+        addresses[0]: hops[0].host for (_, addresses), hops in zip(world.remote.runs, world.remote.hops, strict=True)
+    }
+    assert hosts == {"a@example.org": "192.0.2.9", "b@example.org": "example.org"}
+
+
+def test_a_chosen_route_that_is_gone_gives_the_built_in_one_with_an_event(world):
+    world.attempt(world.store.add(message(recipient(route_override="gone"))))
+    assert world.told("smtp.id-not-found")[0]["id"] == "gone"
+    assert world.store.items == {}
+
+
+def test_without_time_a_result_that_cannot_be_stored_is_left(world):
+    world.store.fail_records = 99
+    fence = Fence()
+    world.attempt(world.store.add(message()), fence=fence)
+    assert fence.pausing
+    fence.hurry = True
+    world.last.cancel()
+    assert world.clock.getDelayedCalls() == []
+    assert world.one().state is State.SCHEDULED
 
 
 # --- what cannot be found out (unknown answers) ---------------------------------------------------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.delivery import World, no_connection
 from support.work_store import message, recipient
 from twisted.internet.defer import Deferred
 
 from mailgate.deliver.wake import Pace
-from mailgate.queue.item import ExpiresBy, Expiry, State
+from mailgate.queue.item import ExpiresBy, Expiry, Phase, State
 
 LONG = Expiry(ExpiresBy.TTL, 360_000_000)
 TTL_1H = Expiry(ExpiresBy.TTL, 3_600_000)
@@ -300,6 +302,93 @@ def test_leases_nobody_could_renew_for_two_thirds_of_their_time_count_as_lost(wo
     assert world.remote.cancelled == 1
 
 
+def test_where_a_long_attempt_is_goes_with_the_renewal_once(world):
+    fill(world, 1)
+    wake = started(world)
+    world.clock.advance(20)
+    (running,) = wake._running.values()
+    running.fence.reached(Phase.ENVELOPE, "mx", "mx.example.org", "192.0.2.1", 20_500)
+    world.clock.advance(20)
+    world.clock.advance(20)
+    first, second, third = world.store.moved
+    assert [where.phase for where in first.values()] == [Phase.ROUTED]
+    assert [(unit, where.phase, where.since_ms) for unit, where in second.items()] == [
+        ((1, "remote"), Phase.ENVELOPE, 20_500)
+    ]
+    assert third == {}
+
+
+def test_a_renewal_that_failed_takes_the_progress_along_the_next_time(world):
+    world.store.fail_renewals = 1
+    fill(world, 1)
+    started(world)
+    world.clock.advance(20)
+    world.clock.advance(20)
+    assert [len(moved) for moved in world.store.moved] == [1, 1]
+
+
+@pytest.mark.spec("OUT-205")
+def test_an_attempt_whose_message_is_with_the_next_hop_goes_on_without_a_lease(world):
+    transmit(world)
+    fill(world, 1)
+    wake = started(world)
+    world.store.lost.add(1)
+    world.clock.advance(20)
+    assert world.told("queue.lease-expired")
+    assert (wake.running, world.remote.cancelled) == (1, 0)
+    finish(world)
+    assert wake.running == 0
+    assert [update.state for _, learnt in world.store.late_results for update in learnt] == [State.COMPLETED]
+
+
+def test_a_result_that_cannot_be_stored_is_kept_ten_minutes_past_the_lease(world):
+    fill(world, 1)
+    wake = started(world)
+    world.store.fail_records = world.store.fail_renewals = 10_000
+    finish(world)
+    for _ in range(64):
+        world.clock.advance(10)
+    assert wake.running == 1
+    for _ in range(6):
+        world.clock.advance(10)
+    assert wake.running == 0
+    assert world.told("delivery.late-result")
+
+
+def transmit(world):
+    """From now on every next hop has the message while it waits for `finish`."""
+    run = world.remote.run
+
+    async def handing_over(item, recipients, hops, watch):
+        await watch.transmitting("mx", "mx.example.org", "192.0.2.1", [one.index for one in recipients])
+        return await run(item, recipients, hops, watch)
+
+    world.remote.run = handing_over
+
+
+def test_of_one_claim_the_higher_priority_begins_first_and_who_waited_long_before_all(world):
+    world.clock.advance(700)
+    facts = {"retry_due_ms": 690_000}
+    for number, priority in ((1, 0), (2, 4), (3, -2), (4, 0)):
+        world.store.add(message(recipient(**facts), id=number, priority=priority))
+    world.store.add(message(recipient(retry_due_ms=99_000), id=5, priority=-9))
+    started(world)
+    assert [item.id for item, _ in world.remote.runs] == [5, 2, 1, 4, 3]
+
+
+def test_many_of_one_claim_begin_in_random_order_and_a_few_do_not(world):
+    draws = iter([0.3, 0.1, 0.2, 0.4])
+    world.around = replace(world.around, chance=lambda: next(draws))
+    fill(world, 4)
+    started(world)
+    assert [item.id for item, _ in world.remote.runs] == [2, 3, 1, 4]
+    finish(world)
+    world.remote.runs.clear()
+    fill(world, 3)
+    started(world)
+    assert [item.id for item, _ in world.remote.runs] == [1, 2, 3]
+
+
 # --- shutdown -------------------------------------------------------------------------------------
 
 
@@ -348,3 +437,50 @@ def test_stopping_an_idle_scheduler_is_immediate(world):
     wake = started(world)
     assert stop(world, wake) == [None]
     assert world.clock.getDelayedCalls() == []
+
+
+def test_attempts_whose_message_is_with_the_next_hop_get_all_of_the_grace(world):
+    transmit(world)
+    fill(world, 2)
+    wake = started(world)
+    ended = stop(world, wake, grace=9)
+    world.clock.advance(8.9)
+    assert world.remote.cancelled == 0
+    finish(world, 1)
+    world.clock.advance(0.1)
+    assert ended == [None]
+    assert world.remote.cancelled == 1
+    assert world.store.leases == {}
+    assert 1 not in world.store.items
+
+
+def test_results_that_cannot_be_stored_do_not_keep_the_program_from_ending(world):
+    fill(world, 2)
+    wake = started(world)
+    world.store.fail_records = 10_000
+    finish(world)
+    world.clock.advance(1)
+    ended = stop(world, wake, grace=9)
+    for _ in range(8):
+        world.clock.advance(1)
+    assert ended == []
+    world.clock.advance(1)
+    assert ended == [None]
+    assert world.clock.getDelayedCalls() == []
+    # What is known is lost with the process, the messages are not: they are tried again.
+    assert len(world.store.items) == 2
+
+
+def test_results_that_are_being_stored_when_the_grace_ends_are_waited_for(world):
+    fill(world, 1)
+    wake = started(world)
+    record, waiting = world.store.record, Deferred()
+    world.store.record = lambda *given: waiting.addCallback(lambda _: record(*given))
+    finish(world)
+    ended = stop(world, wake, grace=9)
+    world.clock.advance(3)
+    world.clock.advance(6)
+    assert ended == []
+    waiting.callback(None)
+    assert ended == [None]
+    assert world.store.items == {}

@@ -1,4 +1,5 @@
 import pytest
+from support.queue_tables import QueueTables
 from support.sqlite_store import Stores
 
 
@@ -20,3 +21,11 @@ def store(stores):
 def run(stores):
     """Wait for something of a store."""
     return stores.reactor.run
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """The tables alone."""
+    tables = QueueTables(tmp_path)
+    yield tables
+    tables.db.close()
