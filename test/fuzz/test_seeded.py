@@ -38,12 +38,17 @@ def test_client_core():
         fuzz_client.check(fuzz_client.mutated(choose), choose)
 
 
-def test_configurations():
+def test_10_000_configuration_files():
     choose = random.Random(7)
-    loaded = sum(fuzz_config.check(fuzz_config.cases(choose)) for _ in range(500))
+    configurations = [fuzz_config.cases(choose) for _ in range(500)]
+    loaded = sum(map(fuzz_config.check, configurations))
     assert 20 < loaded < 480
-    for _ in range(200):
+    files = sum(map(len, configurations))
+    for _ in range(4000):
+        fuzz_config.check(["".join(choose.choices(fuzz_config.PARTS, k=choose.randint(0, 40)))])
+    while files + 4000 < 10_000:
         fuzz_config.check_octets(choose.randbytes(choose.randint(0, 60)))
+        files += 1
 
 
 def test_server_core():

@@ -339,6 +339,52 @@ def test_faulty_expressions_are_refused(key, written, says):
     assert says in told
 
 
+STRATEGIES = ("route", "schedule", "connection", "tls")
+
+
+def strategy(key, written):
+    """A rule of the queue: its TOML, and how an error about it begins."""
+    if key == "match":
+        return f'[[queue.quota]]\nmessages = 5\nmatch = "{written}"\n', "t.toml:3: queue.quota.0000.match: "
+    return f'[queue.strategy]\n{key} = "{written}"\n', f"t.toml:2: queue.strategy.{key}: "
+
+
+@pytest.mark.spec("OUT-223")
+@pytest.mark.parametrize("key", [*STRATEGIES, "match"])
+@pytest.mark.parametrize(
+    ("written", "problem", "advice"),
+    [
+        ("rcpt_domian = 'x'", "no variable or constant rcpt_domian", "did you mean rcpt_domain?"),
+        ("helo_domain = 'x'", "helo_domain is not available at ", "available: "),
+        (
+            "is_locl_domain('*', rcpt_domain)",
+            "no function is_locl_domain",
+            "did you mean is_local_domain(dir, domain)?",
+        ),
+        ("is_local_domain(rcpt)", "is_local_domain takes 2 arguments, not 1", "write is_local_domain(dir, domain)"),
+        ("matches('(', rcpt)", "'(' is no regular expression", "check its brackets"),
+        ("key_exists('nosuch', rcpt)", 'no list or store "nosuch"', "defined are "),
+    ],
+)
+def test_a_faulty_rule_of_the_queue_is_refused(key, written, problem, advice):
+    if key != "match":
+        written = f"if_then({written}, 'default', 'default')"
+    text, place = strategy(key, written)
+    told = refusals(text)[0]
+    assert told.startswith(place + problem)
+    assert f"; {advice}" in told
+
+
+@pytest.mark.spec("OUT-223")
+@pytest.mark.parametrize("key", STRATEGIES)
+@pytest.mark.parametrize("written", ["5", "1h", "['mx', 'local']", "rcpt_domain = 'x'", "size", "recipients"])
+def test_a_strategy_that_gives_no_name_is_refused(key, written):
+    text, place = strategy(key, written)
+    told = refusal(text)
+    assert told.startswith(place)
+    assert " is not " in told
+
+
 def test_a_key_that_is_none_is_told_each_time_it_is_asked_for():
     told = refusals("[session.connect]\ngreeting = \"config_get('no.key')\"\nhostname = \"config_get('no.key')\"\n")
     assert len(told) == 2
