@@ -10,6 +10,7 @@ final. What is no drop is moved aside.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -45,6 +46,8 @@ _log = Logger(namespace="mailgate.listen")
 
 AT_ONCE = 20
 """Drops that are taken at the same time; they share their commits."""
+OF_ONE_USER = 10
+"""And of one user: who hands in what takes long keeps nobody else waiting."""
 GIVEN_UP_AFTER = timedelta(days=5)
 _RETRY_SECONDS = (30.0, 60.0, 120.0, 300.0, 600.0, 900.0)
 """Pauses after temporary refusals of one drop; the last one repeats."""
@@ -129,6 +132,8 @@ class Pickup:
         self._knocker = knocker
         self._reader: IReadDescriptor | None = None
         self._running: dict[str, Deferred[None]] = {}
+        self._users: dict[str, int] = {}
+        """Whose the drops are that are being taken."""
         self._conversations: set[Conversation] = set()
         self._later: dict[str, tuple[float, int]] = {}
         """Drops that were refused for now: when they are tried again, and how often they were."""
@@ -139,6 +144,7 @@ class Pickup:
         """There was more than could be taken at once."""
         self._timer: IDelayedCall | None = None
         self._swept = float("-inf")
+        self._cleared = float("-inf")
         self._stopping = False
         self._trouble = ""
         """What keeps the maildrop from being used, as it was logged last."""
@@ -224,21 +230,24 @@ class Pickup:
             return
         waiting = {name for name, (due, _) in self._later.items() if due > now}
         try:
-            look = await self._run_blocking(partial(self._maildrop.look, free, waiting.union(self._running)))
+            skip = waiting.union(self._running)
+            running = Counter(self._users.values())
+            look = await self._run_blocking(partial(self._maildrop.look, free, skip, running, OF_ONE_USER))
         except OSError as failure:
             self._tell(f"{self._maildrop.path} cannot be read: {failure.strerror}")
             return
         self._trouble = ""
         for name in look.foreign:
             await self._set_aside(name, "its name is none that sendmail gives")
-        for name in look.drops:
+        for name, user in look.drops:
             if not self._stopping:
-                self._begin(name)
-        if len(look.drops) == free:
-            self._more = True
-        else:
-            # Of those that are due again all were seen: the others are gone.
-            for name in [name for name in self._later if name not in waiting and name not in look.drops]:
+                self._begin(name, user)
+        self._more = len(look.drops) == free or max(Counter(user for _, user in look.drops).values(), default=0) > 1
+        if now - self._cleared >= _SWEEP_SECONDS:
+            self._cleared = now
+            # What was due an hour ago and is not being taken is gone, or will be found anew.
+            long_due = [name for name, (due, _) in self._later.items() if due < now - _SWEEP_SECONDS]
+            for name in long_due:
                 if name not in self._running:
                     del self._later[name]
 
@@ -277,12 +286,13 @@ class Pickup:
 
     # --- one drop -------------------------------------------------------------------
 
-    def _begin(self, name: str) -> None:
+    def _begin(self, name: str, user: int) -> None:
         running = Deferred.fromCoroutine(self._take(name))
         if running.called:
             running.addErrback(partial(self._failed, name))
             return
         self._running[name] = running
+        self._users[name] = user
         running.addErrback(partial(self._failed, name))
         running.addBoth(lambda _: self._ended(name))
 
@@ -294,7 +304,8 @@ class Pickup:
         self._postpone(name)
 
     def _ended(self, name: str) -> None:
-        full = len(self._running) >= AT_ONCE
+        user = self._users.pop(name)
+        full = len(self._running) >= AT_ONCE or list(self._users.values()).count(user) >= OF_ONE_USER - 1
         self._running.pop(name, None)
         if full and self._looking is None:
             # More may be waiting for the place.

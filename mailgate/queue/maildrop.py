@@ -20,7 +20,7 @@ import os
 import pwd
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from heapq import nsmallest
 from typing import NamedTuple
 
@@ -54,8 +54,8 @@ class InUse(Exception):
 class Look(NamedTuple):
     """What is in the maildrop."""
 
-    drops: list[str]
-    """Names to be taken, the oldest first."""
+    drops: list[tuple[str, int]]
+    """Names to be taken, the oldest first, and the number of the user each belongs to."""
     foreign: list[str]
     """Names that `sendmail` does not give."""
 
@@ -223,22 +223,37 @@ class Maildrop:
 
     # --- looking ------------------------------------------------------------------
 
-    def look(self, limit: int, skip: Collection[str]) -> Look:
-        """Up to `limit` drops and as many foreign names. Raises `OSError`."""
+    def look(self, limit: int, skip: Collection[str], running: Mapping[int, int], of_one_user: int) -> Look:
+        """Up to `limit` drops and as many foreign names. Raises `OSError`.
+
+        `running` says how many of each user are being taken already: of nobody there are more than `of_one_user`.
+        """
         foreign: list[str] = []
-
-        def drops() -> Iterator[str]:
-            with os.scandir(self._fd) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name in skip or name in self._left_there:
+        by_user: dict[int, list[str]] = {}
+        with os.scandir(self._fd) as entries:
+            for entry in entries:
+                name = entry.name
+                if name in skip or name in self._left_there:
+                    continue
+                if _NAME.fullmatch(name):
+                    try:
+                        user = entry.stat(follow_symlinks=False).st_uid
+                    except FileNotFoundError:
                         continue
-                    if _NAME.fullmatch(name):
-                        yield name
-                    elif name not in _OWN and not name.startswith(UNFINISHED_PREFIX) and len(foreign) < limit:
-                        foreign.append(name)
-
-        return Look(nsmallest(limit, drops()), foreign)
+                    room = of_one_user - running.get(user, 0)
+                    if room > 0:
+                        oldest = by_user.setdefault(user, [])
+                        oldest.append(name)
+                        if len(oldest) > 2 * room + 100:
+                            by_user[user] = nsmallest(room, oldest)
+                elif name not in _OWN and not name.startswith(UNFINISHED_PREFIX) and len(foreign) < limit:
+                    foreign.append(name)
+        drops = [
+            (name, user)
+            for user, names in by_user.items()
+            for name in nsmallest(of_one_user - running.get(user, 0), names)
+        ]
+        return Look(nsmallest(limit, drops), foreign)
 
     def old(self, before_ms: int) -> list[str]:
         """The drops whose names are of before a moment."""

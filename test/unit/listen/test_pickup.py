@@ -270,6 +270,41 @@ def test_too_many_errors_do_not_keep_the_others_from_the_message(make):
     assert kept.recipients == ["john@foobar.org"]
 
 
+def test_where_the_first_error_ends_the_session_the_others_still_get_the_message(make):
+    it = make(OPEN, '[session.rcpt]\nerrors.total = 1\nerrors.wait = "1s"')
+    name = it.hand_in("john@foobar.org", "n1@foobar.org")
+    it.knock()
+    for _ in range(5):
+        it.wait(1.1)
+    (kept,) = it.store.messages
+    assert kept.recipients == ["john@foobar.org"]
+    assert it.names == [name]
+    it.ahead_seconds += 6 * DAY
+    for _ in range(5):
+        it.wait(20)
+    assert it.store.messages[-1].message.source is Source.DSN
+    assert it.names == []
+
+
+def test_who_keeps_it_waiting_keeps_nobody_else_waiting(make, monkeypatch):
+    it = make(OPEN, '[session.rcpt]\nerrors.wait = "1h"')
+    users = {}
+    look = it.maildrop.look
+
+    def seen(*arguments):
+        found = look(*arguments)
+        users.update(found.drops)
+        return found
+
+    it.maildrop.look = seen
+    for _ in range(50):
+        it.hand_in("nobody@foobar.org")
+    it.knock()
+    for _ in range(10):
+        it.wait(0.1)
+    assert len(users) == 10
+
+
 @pytest.mark.parametrize("content", [b"", b"no line end", b"Subject: x\r\n\r\nbare\nnewline\r\n"])
 def test_content_that_sendmail_would_not_write_is_judged_like_any_clients(make, content):
     it = make()

@@ -131,9 +131,20 @@ def test_a_look_tells_drops_from_the_rest_and_the_oldest_first(maildrop):
     names = [f"{NOW_MS + number:012x}-{number:024x}" for number in range(5)]
     for name in [*reversed(names), "foreign", ".hidden", "new-unfinished", names[0].upper()]:
         open(path(maildrop, name), "wb").close()
-    look = maildrop.look(3, {names[1]})
-    assert look.drops == [names[0], names[2], names[3]]
+    me = os.getuid()
+    look = maildrop.look(3, {names[1]}, {}, 10)
+    assert look.drops == [(names[0], me), (names[2], me), (names[3], me)]
     assert set(look.foreign) == {"foreign", ".hidden", names[0].upper()}
+
+
+def test_of_one_user_no_more_are_taken_than_a_few(maildrop):
+    names = [f"{NOW_MS + number:012x}-{number:024x}" for number in range(500)]
+    for name in reversed(names):
+        open(path(maildrop, name), "wb").close()
+    me = os.getuid()
+    assert maildrop.look(20, (), {me: 3}, 10).drops == [(name, me) for name in names[:7]]
+    assert maildrop.look(20, (), {me: 10}, 10).drops == []
+    assert maildrop.look(5, (), {}, 10).drops == [(name, me) for name in names[:5]]
 
 
 def test_a_drop_is_read_as_it_was_handed_in(maildrop):
@@ -231,7 +242,7 @@ def test_what_cannot_be_moved_is_not_looked_at_again(maildrop, monkeypatch):
 
     monkeypatch.setattr(os, "rename", denied)
     assert maildrop.set_aside("dir") is None
-    assert maildrop.look(10, ()).foreign == []
+    assert maildrop.look(10, (), {}, 10).foreign == []
 
 
 def test_what_nobody_finished_is_removed_after_a_day(maildrop):
