@@ -59,8 +59,10 @@ CREATE TRIGGER quota_released AFTER DELETE ON quota_charge BEGIN
 END;
 
 -- Whatever closes a recipient, its charges end with it, and those of its domain with the last one there.
+-- Few messages have any: for the others the look for them is all it costs.
 CREATE TRIGGER quota_recipient_closed AFTER UPDATE OF state ON recipient
-WHEN new.state IN ('completed', 'perm_fail') AND old.state NOT IN ('completed', 'perm_fail') BEGIN
+WHEN new.state IN ('completed', 'perm_fail') AND old.state NOT IN ('completed', 'perm_fail')
+    AND EXISTS (SELECT 1 FROM quota_charge WHERE message_id = new.message_id) BEGIN
     DELETE FROM quota_charge WHERE message_id = new.message_id AND scope = 'recipient ' || new.idx;
     DELETE FROM quota_charge WHERE message_id = new.message_id AND scope LIKE 'domain %' AND NOT EXISTS (
         SELECT 1 FROM recipient WHERE message_id = new.message_id AND state NOT IN ('completed', 'perm_fail')
