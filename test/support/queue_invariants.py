@@ -15,7 +15,15 @@ def violations(path, spool_dir):
     db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     db.row_factory = sqlite3.Row
     try:
-        return [*_damage(db), *_messages(db), *_units(db), *_contents(db, spool_dir), *_recipients(db), *_quotas(db)]
+        return [
+            *_damage(db),
+            *_messages(db),
+            *_units(db),
+            *_contents(db, spool_dir),
+            *_recipients(db),
+            *_quotas(db),
+            *_leases(db),
+        ]
     finally:
         db.close()
 
@@ -115,3 +123,8 @@ def _quotas(db):
         " WHERE state IN ('completed', 'perm_fail')"
     ):
         yield f"QI9: a closed recipient of {row['id']:x} is charged: {row['scope']}"
+
+
+def _leases(db):
+    for row in db.execute("SELECT * FROM unit WHERE (lease_owner IS NULL) <> (lease_until IS NULL)"):
+        yield f"QI6: half a lease for {row['message_id']:x} {row['queue']}"
