@@ -234,8 +234,6 @@ class Transaction:
             if stream.has_input:
                 await self._early_reply(deadline)
             stream.write(core.content(last) + core.end_of_content())
-        if ARMED:
-            passed("D5")
         await self._final_replies()
 
     async def _chunk(self, command: Bdat, sent: bool, head: bytes) -> None:
@@ -256,8 +254,6 @@ class Transaction:
                 if stream.has_input:
                     await self._early_reply(deadline)
                 stream.write(last)
-        if ARMED:
-            passed("D5")
         await self._final_replies()
 
     async def _mark_accepted(self) -> bool:
@@ -317,6 +313,10 @@ class Transaction:
         raise _Over(outcome)
 
     async def _final_replies(self) -> None:
+        if ARMED:
+            # Not before: what is written leaves with the reactor's next turn.
+            await self._conversation.stream.arrival(self._data_deadline())
+            passed("D5")
         conversation = self._conversation
         kind = "LMTP" if conversation.core.lmtp else "SMTP"
         timeout_text = f"Timeout while reading {kind} DATA response"

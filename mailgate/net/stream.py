@@ -9,6 +9,7 @@ politely is aborted when the peer does not take part.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
@@ -163,6 +164,12 @@ class Stream(Protocol):
             self._reading_paused = False
             IPushProducer(self._tcp).resumeProducing()
         return octets
+
+    async def arrival(self, deadline: float) -> None:
+        """Wait until there is something to read, or nothing to wait for any more."""
+        while not self._input and self._lost is None and self.now() < deadline:
+            with suppress(StreamTimeout):
+                await self._wait(deadline)
 
     def write(self, octets: bytes) -> None:
         """Give octets to the transport; they are dropped when the connection is gone."""

@@ -39,7 +39,7 @@ from mailgate.queue.item import (
     queue_id_text,
 )
 from mailgate.queue.migrate import migrate
-from mailgate.queue.operate import Change, Order, Picked, carry_out
+from mailgate.queue.operate import Action, Change, Order, Picked, carry_out
 from mailgate.queue.reads import Reader, StoredContent
 from mailgate.queue.repair import repair_ledger, repair_message
 from mailgate.queue.spool import FileSpool, RunBlocking
@@ -401,6 +401,11 @@ class SqliteStore:
         now_ms = self._wall_ms()
         job = partial(_carried_out, order=order, picked=picked, now_ms=now_ms)
         changes = await self._writer.submit(job, len(picked) * _MESSAGE_OCTETS)
+        if ARMED:
+            if order.action is Action.CANCEL:
+                passed("M1")
+            elif order.action is Action.RETRY:
+                passed("M2")
         for change in changes:
             if change.spooled:
                 await self._remove_file(change.id)

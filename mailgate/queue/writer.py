@@ -166,6 +166,8 @@ def _commit_together(tables: Tables, batch: Sequence[Job[Tables]]) -> bool:
             passing("A3")
         tables.db.execute("COMMIT")
         if ARMED and insertions:
+            if refused:
+                passed("A6")
             passed("A4")
     except Exception:
         # Whatever it was, it is met again below, by the change it belongs to.
