@@ -24,12 +24,17 @@ from mailgate.queue.units import FINAL, settle, units_found
 IN_DOUBT_MS = 60_000
 """The least time between a delivery that is in doubt and its repetition."""
 
+_NOBODY = -1
 _TRANSMITTING = Phase.TRANSMITTING.value
+
+# A next hop must not get the message for one who has it, or shall not have it, by now.
+_DROPS = f"idx BETWEEN ? AND ? AND (state IN {FINAL} OR cancel_mark IS NOT NULL)"
 
 _MARK = f"""
 INSERT INTO attempt (message_id, queue, lease_gen, group_no, phase, route, host, ip, rcpt_idx, since)
 SELECT message_id, queue, lease_gen, ?, '{_TRANSMITTING}', ?, ?, ?, ?, ? FROM unit
 WHERE message_id = ? AND queue = ? AND lease_gen = ? AND lease_owner IS NOT NULL AND lease_until >= ?
+    AND NOT EXISTS (SELECT 1 FROM recipient WHERE message_id = unit.message_id AND {_DROPS})
 ON CONFLICT DO UPDATE SET phase = excluded.phase, route = excluded.route, host = excluded.host, ip = excluded.ip,
     rcpt_idx = excluded.rcpt_idx, since = excluded.since"""
 
@@ -39,10 +44,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET phase = excluded.phase, route = excluded.route, host = excluded.host, ip = excluded.ip,
     rcpt_idx = excluded.rcpt_idx, since = excluded.since WHERE phase <> '{_TRANSMITTING}'"""
 
-# A next hop must not get the message for one who has it, or shall not have it, by now.
-_DROPPED = f"""
-SELECT idx FROM recipient
-WHERE message_id = ? AND idx BETWEEN ? AND ? AND (state IN {FINAL} OR cancel_mark IS NOT NULL)"""
+_DROPPED = f"SELECT idx FROM recipient WHERE message_id = ? AND {_DROPS}"
 
 _CANCEL = f"""
 UPDATE recipient SET state = 'perm_fail', status_json = ?, retry_due = NULL, notify_due = NULL, progress = ?,
@@ -66,20 +68,34 @@ def mark(
 
     Nothing is written when nobody is left.
     """
-    indexes = transmission.indexes
-    key = (lease.item.id, lease.queue, lease.generation)
-    left = frozenset(indexes).difference(
-        [idx for (idx,) in db.execute(_DROPPED, (lease.item.id, min(indexes), max(indexes)))]
-    )
-    if not left:
-        held = db.execute(
-            "SELECT 1 FROM unit WHERE message_id = ? AND queue = ? AND lease_gen = ? AND lease_until >= ?",
-            (*key, boot_ms),
-        ).fetchone()
-        return None if held is None else left
+    left = frozenset(transmission.indexes)
+    lowest, highest = min(left), max(left)
+    key = (lease.item.id, lease.queue, lease.generation, boot_ms)
+    if _write(db, transmission, left, now_ms, key, lowest, highest):
+        return left
+    # The lease is lost, or somebody dropped out; the rest are looked at one by one then.
+    left -= {idx for (idx,) in db.execute(_DROPPED, (lease.item.id, lowest, highest))}
+    if left:
+        return left if _write(db, transmission, left, now_ms, key, _NOBODY, _NOBODY) else None
+    held = db.execute(
+        "SELECT 1 FROM unit WHERE message_id = ? AND queue = ? AND lease_gen = ? AND lease_until >= ?", key
+    ).fetchone()
+    return None if held is None else left
+
+
+def _write(
+    db: sqlite3.Connection,
+    transmission: Transmission,
+    left: frozenset[int],
+    now_ms: int,
+    key: tuple[int, str, int, int],
+    lowest: int,
+    highest: int,
+) -> bool:
+    """Write a mark under a lease that holds, unless one of these recipients has dropped out."""
     about = (transmission.number, transmission.route, transmission.host, transmission.ip)
     named = f"[{','.join(map(str, sorted(left)))}]"
-    return left if db.execute(_MARK, (*about, named, now_ms, *key, boot_ms)).rowcount else None
+    return bool(db.execute(_MARK, (*about, named, now_ms, *key, lowest, highest)).rowcount)
 
 
 def note(db: sqlite3.Connection, lease: Lease, where: Whereabouts) -> None:
