@@ -67,6 +67,11 @@ class Fence:
         self.since_ms = now_ms
         self.has_moved = True
 
+    def progressed(self, now_ms: int) -> None:
+        """There was progress that is no further phase."""
+        self.since_ms = now_ms
+        self.has_moved = True
+
     def concluded(self, now_ms: int) -> None:
         """The results of the transaction are stored."""
         if self.is_journaled:
@@ -74,7 +79,7 @@ class Fence:
         self.is_journaled = False
         self.indexes = ()
         self.phase = Phase.ROUTED
-        self.since_ms = now_ms
+        self.progressed(now_ms)
 
     def moved(self) -> Whereabouts | None:
         """Where the attempt is, once for each progress."""

@@ -297,6 +297,7 @@ class Results:
             return False
         for update in updates:
             self._learnt.pop(update.index, None)
+        fence.progressed(self._around.wall_ms())
         return True
 
     async def store_late(self) -> None:

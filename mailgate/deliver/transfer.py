@@ -66,6 +66,7 @@ class Transaction:
         self._emit = emit
         self._watch = watch
         self._route = route
+        self._phase = Phase.CONNECTED
         self.dropped: set[int] = set()
         """Recipients nothing must be sent to any more; they have no outcome."""
         self._outcomes: dict[int, Outcome] = {}
@@ -177,6 +178,9 @@ class Transaction:
                 stream.write(conversation.core.send(rcpt_for(recipient)))
             event = await self._reply(stream.now() + seconds, "Timeout while reading RCPT response")
             answer = event.answer
+            if place:
+                # A slow host with many recipients is not stuck.
+                self._watch.reached(self._phase, self._route, conversation.host, stream.remote_ip)
             if answer.code == 421:
                 self._tell("delivery.rcpt-to-failed", answer, recipient)
                 raise _Over(refused(conversation.host, event.line, answer))
@@ -273,6 +277,7 @@ class Transaction:
             # Without the mark nobody would know after a crash that this message may have been taken.
             raise _Over(Delayed(RecipientStatus("queue", ErrorKind.DEPENDENCY, str(fault))))
         self.dropped.update(index for index in indexes if index not in left)
+        self._phase = Phase.TRANSMITTING
         if ARMED:
             passed("D4")
 
