@@ -32,12 +32,15 @@ from mailgate.service.commands import Commands
 from mailgate.service.listeners import Listeners
 from mailgate.service.queue_commands import QueueCommands
 from mailgate.service.reload import Refused, Reloader, settle_memory
+from mailgate.service.supervisor import Supervisor
 
 _log = Logger(namespace="mailgate.service")
 
 # sysexits.h
 EX_UNAVAILABLE = 69
 EX_TEMPFAIL = 75
+
+_CLOSING_SECONDS = 30.0
 
 
 def _end_with(status: int) -> None:
@@ -72,11 +75,12 @@ class Gateway(Service):
 
     name = "mailgate"
 
-    def __init__(self, program: Program, loaded: Loaded, file: str) -> None:
+    def __init__(self, program: Program, loaded: Loaded, file: str, supervisor: Supervisor | None = None) -> None:
         """`file` is where the configuration is read again, `loaded` what it said now."""
         self.program = program
+        self._supervisor = supervisor or Supervisor()
         self.listeners = Listeners(program.poller, program.reactor)
-        self.reloader = Reloader(program, self.listeners, loaded, file)
+        self.reloader = Reloader(program, self.listeners, loaded, file, supervisor=self._supervisor)
         commands = Commands(self.reloader, self.listeners, program.wake)
         self._queue_commands = QueueCommands(
             program.store,
@@ -105,6 +109,7 @@ class Gateway(Service):
         try:
             self.listeners.open(self.program.factories)
         except CannotListen as problem:
+            self._supervisor.failed(str(problem))
             _tell(str(problem))
             raise CannotStart(EX_UNAVAILABLE) from problem
 
@@ -139,6 +144,7 @@ class Gateway(Service):
         _log.info("{event}", event="server.started", hostname=self.reloader.in_use.settings.server.hostname)
         settle_memory()
         self._is_started = True
+        self._supervisor.ready(self.reloader.status)
         if self._wants_reload:
             self._reload()
 
@@ -154,6 +160,7 @@ class Gateway(Service):
     def _cannot_start(self, failure: Failure) -> None:
         status = EX_TEMPFAIL
         if failure.check(StoreFailed, CannotControl):
+            self._supervisor.failed(failure.getErrorMessage())
             _tell(failure.getErrorMessage())
             status = EX_TEMPFAIL if failure.check(StoreFailed) else EX_UNAVAILABLE
         else:
@@ -187,6 +194,9 @@ class Gateway(Service):
     async def _stop(self) -> None:
         self._is_stopping = True
         self.reloader.close()
+        grace = self.reloader.in_use.settings.server.shutdown_grace.total_seconds()
+        # Clients and attempts get the grace one after the other; the queue is closed after that.
+        self._supervisor.stopping(2 * grace + _CLOSING_SECONDS)
         if self._starting is not None:
             # What is half open cannot be closed: the queue may be at its recovery.
             await self._starting
@@ -196,7 +206,7 @@ class Gateway(Service):
         _log.info("{event}", event="server.stopping")
         if ARMED:
             passed("X1")
-        await self._end(self.reloader.in_use.settings.server.shutdown_grace.total_seconds())
+        await self._end(grace)
         _log.info("{event}", event="server.stopped")
 
     async def _end(self, grace: float) -> None:

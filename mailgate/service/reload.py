@@ -28,6 +28,7 @@ from mailgate.config.schema.settings import Settings
 from mailgate.listen.sockets import CannotListen
 from mailgate.service.build import Program, Renewal, Unbuildable, blocking, min_free_octets, renew
 from mailgate.service.listeners import Listeners
+from mailgate.service.supervisor import Supervisor
 
 _log = Logger(namespace="mailgate.service")
 
@@ -77,12 +78,14 @@ class Reloader:
         file: str,
         *,
         wall: Callable[[], float] = time.time,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """`loaded` is what the program was built of, `file` where it is read again."""
         self._program = program
         self._listeners = listeners
         self._file = file
         self._wall = wall
+        self._supervisor = supervisor or Supervisor()
         self._run_blocking = blocking(program.reactor)
         self._turn = DeferredLock()
         self._is_closed = False
@@ -92,6 +95,14 @@ class Reloader:
     def file(self) -> str:
         """The configuration file, in full."""
         return self._file
+
+    @property
+    def status(self) -> str:
+        """What is in use, in a few words."""
+        settings = self.in_use.settings
+        addresses = sum(len(listener.bind) for listener in settings.server.listener.values())
+        where = f"{addresses} address{'' if addresses == 1 else 'es'}"
+        return f"{settings.server.hostname} serves on {where}, generation {self.in_use.number}"
 
     def close(self) -> None:
         """Refuse reloads from now on, those under way too: mailgate stops."""
@@ -103,6 +114,7 @@ class Reloader:
         Waits for its turn. Raises `Refused`; then nothing has changed.
         """
         await self._turn.acquire()
+        self._supervisor.reloading()
         try:
             return await self._reload(by)
         except Refused as refused:
@@ -110,6 +122,8 @@ class Reloader:
                 _log.error("{event}", event="config.refused", reason=problem, by=by, generation=self.in_use.number)
             raise
         finally:
+            if not self._is_closed:
+                self._supervisor.ready(self.status)
             self._turn.release()
 
     async def _reload(self, by: str) -> InUse:

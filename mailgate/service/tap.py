@@ -20,6 +20,7 @@ from mailgate.config.paths import DEFAULT_CONFIG
 from mailgate.service.build import Unbuildable, build
 from mailgate.service.gateway import Gateway
 from mailgate.service.log import LOG_FILE
+from mailgate.service.supervisor import supervisor
 
 # sysexits.h: EX_CONFIG.
 EX_CONFIG = 78
@@ -81,4 +82,4 @@ def makeService(options: Options) -> IService:
             print(f"{options['config']}: {problem}")
         raise SystemExit(EX_CONFIG) from None
     # twistd may change its directory after this.
-    return Gateway(program, loaded, os.path.abspath(options["config"]))
+    return Gateway(program, loaded, os.path.abspath(options["config"]), supervisor(os.environ))
