@@ -9,6 +9,7 @@
 #   make fuzz    the protocol cores against random octets (FUZZ_SECONDS=60)
 #   make doc     write doc/configuration.md and doc/mailgate.schema.json anew from the schema
 #   make venv    only the virtual environment, in .venv, from requirements/lock.txt
+#   make deb     the Debian package, into dist/ (debhelper, dh-virtualenv)
 #   make clean   remove what was built; var/ with its queue and mailboxes stays
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ PYTEST_ARGS ?=
 export PYTHONPATH := $(CURDIR)
 export MAILGATE_HOME := $(CURDIR)
 
-.PHONY: venv run test check spec bench fuzz doc clean
+.PHONY: venv run test check spec bench fuzz doc deb clean
 
 venv: .venv/locked .venv/programs
 
@@ -72,6 +73,18 @@ doc: venv
 	@mv doc/configuration.md.new doc/configuration.md
 	$(BIN)/python -m mailgate.config.jsonschema > doc/mailgate.schema.json.new
 	@mv doc/mailgate.schema.json.new doc/mailgate.schema.json
+
+# Built in a copy, because dpkg-buildpackage puts what it makes beside the source. Only the system's own tools are used.
+deb:
+	@rm -rf build/deb
+	@mkdir -p build/deb/mailgate dist
+	@cp -R debian doc etc mailgate requirements twisted *.md MANIFEST.in pyproject.toml setup.cfg build/deb/mailgate/
+	@find build/deb -name __pycache__ -type d -prune -exec rm -rf {} +
+	@rm -f build/deb/mailgate/twisted/plugins/dropin.cache
+	cd build/deb/mailgate && env -u PYTHONPATH -u MAILGATE_HOME PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+	    dpkg-buildpackage --build=binary --unsigned-source --unsigned-changes
+	@mv build/deb/mailgate_* dist/
+	@ls -l dist/*.deb
 
 clean:
 	rm -rf .venv build dist *.egg-info bench/results .pytest_cache .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache

@@ -7,6 +7,7 @@ adopts them afterwards. What a connection has of them it inherits.
 
 from __future__ import annotations
 
+import errno
 import resource
 import socket
 import struct
@@ -14,6 +15,8 @@ from datetime import timedelta
 
 from mailgate.config.kind import SocketAddress
 from mailgate.config.schema.server import SocketSettings
+
+_UNPRIVILEGED = 1024
 
 
 class CannotListen(Exception):
@@ -51,8 +54,19 @@ def listening_socket(listener_id: str, address: SocketAddress, options: SocketSe
         opened.close()
         raise CannotListen(
             f"server.listener.{listener_id}.bind: cannot listen on {address}: {error.strerror or error}"
+            f"{_way_out(error, address)}"
         ) from error
     return opened
+
+
+def _way_out(error: OSError, address: SocketAddress) -> str:
+    """What an operator does about it, where that is not plain."""
+    if error.errno in (errno.EACCES, errno.EPERM) and address.port < _UNPRIVILEGED:
+        return (
+            "; ports below 1024 take root at the start or the capability CAP_NET_BIND_SERVICE: "
+            "restart mailgate, or choose another port"
+        )
+    return ""
 
 
 def _linger(time: timedelta) -> bytes:

@@ -58,7 +58,21 @@ class Options(usage.Options):
         # twistd takes the name of a function without arguments: the file's name goes by the environment.
         path = parent.get("logfile") or ("" if parent.get("nodaemon") else "twistd.log")
         os.environ[LOG_FILE] = "" if path == "-" else os.path.abspath(path) if path else ""
+        if parent.get("uid") is not None and os.environ[LOG_FILE]:
+            _hand_over(os.environ[LOG_FILE], parent["uid"])
         parent["logger"] = "mailgate.service.log.observer"
+
+
+def _hand_over(log_file: str, uid: int) -> None:
+    """Make the log belong to the user that writes it once root is given up; never through a symbolic link."""
+    try:
+        descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        try:
+            os.fchown(descriptor, uid, -1)
+        finally:
+            os.close(descriptor)
+    except OSError as failure:
+        raise usage.UsageError(f"--logfile: cannot open {log_file}: {failure.strerror or failure}") from None
 
 
 def _load_or_exit(path: str) -> Loaded:
