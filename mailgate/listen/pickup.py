@@ -242,7 +242,7 @@ class Pickup:
         for name, user in look.drops:
             if not self._stopping:
                 self._begin(name, user)
-        self._more = len(look.drops) == free or max(Counter(user for _, user in look.drops).values(), default=0) > 1
+        self._more |= len(look.drops) == free or max(Counter(user for _, user in look.drops).values(), default=0) > 1
         if now - self._cleared >= _SWEEP_SECONDS:
             self._cleared = now
             # What was due an hour ago and is not being taken is gone, or will be found anew.
@@ -307,8 +307,12 @@ class Pickup:
         user = self._users.pop(name)
         full = len(self._running) >= AT_ONCE or list(self._users.values()).count(user) >= OF_ONE_USER - 1
         self._running.pop(name, None)
-        if full and self._looking is None:
-            # More may be waiting for the place.
+        if not full:
+            return
+        # More may be waiting for the place.
+        if self._looking is not None:
+            self._more = True
+        else:
             self._look_in(_MORE_SECONDS)
 
     async def _take(self, name: str) -> None:

@@ -401,6 +401,26 @@ def test_more_than_can_be_taken_at_once_are_all_taken(make):
     assert it.names == []
 
 
+def test_places_that_become_free_during_a_look_are_filled_at_once(make):
+    it = make()
+    it.store.committing = []
+    for _ in range(12):
+        it.hand_in("john@foobar.org")
+    it.knock()
+    assert len(it.store.committing) == 10
+    it.blocked = []
+    it.knock()
+    ((waiting, work),) = it.blocked
+    result, it.blocked = work(), None
+    committing, it.store.committing = it.store.committing, None
+    for _, done in committing:
+        done()
+    waiting.callback(result)
+    it.wait(0.1)
+    assert len(it.store.messages) == 12
+    assert it.names == []
+
+
 def test_a_maildrop_that_cannot_be_opened_is_tried_again(tmp_path):
     it = HandedInMemory(tmp_path / "none", baseline("B1", SMTP, OPEN))
     it.start()
