@@ -48,6 +48,8 @@ AT_ONCE = 20
 """Drops that are taken at the same time; they share their commits."""
 OF_ONE_USER = 10
 """And of one user: who hands in what takes long keeps nobody else waiting."""
+FOUND, FOUND_OF_ONE_USER = 500, 250
+"""Drops that one look finds, so that not every few of a long backlog cost another look."""
 GIVEN_UP_AFTER = timedelta(days=5)
 _RETRY_SECONDS = (30.0, 60.0, 120.0, 300.0, 600.0, 900.0)
 """Pauses after temporary refusals of one drop; the last one repeats."""
@@ -134,6 +136,11 @@ class Pickup:
         self._running: dict[str, Deferred[None]] = {}
         self._users: dict[str, int] = {}
         """Whose the drops are that are being taken."""
+        self._of_user: Counter[int] = Counter()
+        self._found: list[tuple[str, int]] = []
+        """Drops that wait for a place, and whose they are."""
+        self._is_all = True
+        """The last look has found everything there was."""
         self._conversations: set[Conversation] = set()
         self._later: dict[str, tuple[float, int]] = {}
         """Drops that were refused for now: when they are tried again, and how often they were."""
@@ -141,7 +148,7 @@ class Pickup:
         self._again = False
         """Somebody knocked while it looked."""
         self._more = False
-        """There was more than could be taken at once."""
+        """There was more than one look finds."""
         self._timer: IDelayedCall | None = None
         self._swept = float("-inf")
         self._cleared = float("-inf")
@@ -225,24 +232,21 @@ class Pickup:
         if now - self._swept >= _SWEEP_SECONDS:
             self._swept = now
             await self._sweep()
-        free = AT_ONCE - len(self._running)
-        if free <= 0:
-            return
         waiting = {name for name, (due, _) in self._later.items() if due > now}
+        known = Counter(self._users.values()) + Counter(user for _, user in self._found)
+        skip = waiting.union(self._running, (name for name, _ in self._found))
         try:
-            skip = waiting.union(self._running)
-            running = Counter(self._users.values())
-            look = await self._run_blocking(partial(self._maildrop.look, free, skip, running, OF_ONE_USER))
+            look = await self._run_blocking(partial(self._maildrop.look, FOUND, skip, known, FOUND_OF_ONE_USER))
         except OSError as failure:
             self._tell(f"{self._maildrop.path} cannot be read: {failure.strerror}")
             return
         self._trouble = ""
         for name in look.foreign:
             await self._set_aside(name, "its name is none that sendmail gives")
-        for name, user in look.drops:
-            if not self._stopping:
-                self._begin(name, user)
-        self._more |= len(look.drops) == free or max(Counter(user for _, user in look.drops).values(), default=0) > 1
+        known.update(user for _, user in look.drops)
+        self._is_all = len(look.drops) < FOUND and max(known.values(), default=0) < FOUND_OF_ONE_USER
+        self._found += look.drops
+        self._fill()
         if now - self._cleared >= _SWEEP_SECONDS:
             self._cleared = now
             # What was due an hour ago and is not being taken is gone, or will be found anew.
@@ -286,6 +290,18 @@ class Pickup:
 
     # --- one drop -------------------------------------------------------------------
 
+    def _fill(self) -> None:
+        """Take as many of what was found as may be taken now, the oldest first."""
+        found, self._found = self._found, []
+        for place, (name, user) in enumerate(found):
+            if self._stopping or len(self._running) >= AT_ONCE:
+                self._found += found[place:]
+                return
+            if self._of_user[user] < OF_ONE_USER:
+                self._begin(name, user)
+            else:
+                self._found.append((name, user))
+
     def _begin(self, name: str, user: int) -> None:
         running = Deferred.fromCoroutine(self._take(name))
         if running.called:
@@ -293,6 +309,7 @@ class Pickup:
             return
         self._running[name] = running
         self._users[name] = user
+        self._of_user[user] += 1
         running.addErrback(partial(self._failed, name))
         running.addBoth(lambda _: self._ended(name))
 
@@ -305,11 +322,15 @@ class Pickup:
 
     def _ended(self, name: str) -> None:
         user = self._users.pop(name)
-        full = len(self._running) >= AT_ONCE or list(self._users.values()).count(user) >= OF_ONE_USER - 1
-        self._running.pop(name, None)
-        if not full:
+        del self._running[name]
+        self._of_user[user] -= 1
+        if not self._of_user[user]:
+            del self._of_user[user]
+        if self._found:
+            self._fill()
+        if self._found or self._is_all:
             return
-        # More may be waiting for the place.
+        # There is more than was found.
         if self._looking is not None:
             self._more = True
         else:
