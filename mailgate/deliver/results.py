@@ -80,6 +80,8 @@ class Results:
         self.lease = lease
         self.recipients = list(lease.item.recipients)
         item = lease.item
+        # Whoever holds another unit of this message closes and tells what is in that one: none is told twice.
+        self._own = frozenset([each.index for each in item.recipients if each.queue == lease.queue])
         self.terms = Terms(item.created_ms, item.hold_ms, item.deliver_by)
         self._around = around
         self._generation = generation
@@ -129,7 +131,7 @@ class Results:
     def expire(self, now_ms: int) -> None:
         """Close whose time to live is over."""
         for recipient in self.lease.item.recipients:
-            if not recipient.state.is_final:
+            if recipient.index in self._own and not recipient.state.is_final:
                 update = expire(recipient, self.lease.item.created_ms, now_ms)
                 if update is not None:
                     self.set(update)
@@ -141,7 +143,7 @@ class Results:
         return any(
             recipient.notify_due_ms is not None and recipient.notify_due_ms <= now_ms
             for recipient in self.recipients
-            if not recipient.dsn_sent
+            if not recipient.dsn_sent and recipient.index in self._own
         )
 
     async def tell_and_record(self, now_ms: int, end: bool) -> bool:
@@ -203,7 +205,7 @@ class Results:
         self._announces = []
         has_sender = bool(self.lease.item.return_path)
         for recipient in self.recipients:
-            kind = kind_due(recipient, now_ms)
+            kind = kind_due(recipient, now_ms) if recipient.index in self._own else None
             if kind is None:
                 continue
             if recipient.index not in self._silenced:
@@ -243,6 +245,7 @@ class Results:
         self._updates.clear()
         if kept:
             self._learnt.clear()
+            self._leave(updates)
             if closes:
                 self._fence.concluded(self._around.wall_ms())
         else:
@@ -297,8 +300,13 @@ class Results:
             return False
         for update in updates:
             self._learnt.pop(update.index, None)
+        self._leave(updates)
         fence.progressed(self._around.wall_ms())
         return True
+
+    def _leave(self, stored: list[RecipientUpdate]) -> None:
+        """Who has moved to another virtual queue may be in another's hands by now."""
+        self._own -= {update.index for update in stored if update.queue != self.lease.queue}
 
     async def store_late(self) -> None:
         """The lease is lost: what was learnt may still be news."""

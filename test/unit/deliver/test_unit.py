@@ -140,14 +140,44 @@ def test_expired_without_any_attempt_says_so(world):
     assert "(queue error: Message expired without any delivery attempts made.)" in text
 
 
-def test_recipients_of_all_queues_expire(world):
+@pytest.mark.spec("OUT-287", "OUT-289")
+def test_recipients_of_another_queue_are_closed_and_told_by_whoever_has_that_unit(world):
+    other = {"queue": "other", "schedule": "remote"}
     item = world.store.add(
-        message(recipient("a@example.org", expiry=TTL_6S, queue="other"), recipient("b@example.org"))
+        message(
+            recipient("a@example.org", expiry=TTL_6S, **other),
+            recipient("b@example.org", expiry=TTL_6S),
+            recipient("c@example.org", state=State.PERM_FAIL, retry_due_ms=None, **other),
+            recipient("d@example.org", notify_due_ms=1, **other),
+        )
     )
     world.clock.advance(7)
     world.attempt(item, "remote")
-    assert len(world.store.dsns[0].recipients) == 1
+    assert [world.one(index).state is State.PERM_FAIL for index in range(4)] == [False, True, True, False]
+    (dsn,) = world.store.dsns
+    assert world.store.contents[dsn.id].count(b"Final-Recipient") == 1
+    world.attempt(world.store.items[0x1234], "other")
+    assert len(world.store.dsns) == 2
+    assert world.store.contents[world.store.dsns[1].id].count(b"Final-Recipient") == 3
     assert 0x1234 not in world.store.items
+
+
+def test_who_has_moved_and_is_stored_is_in_anothers_hands(world):
+    world.configure(
+        "[queue.strategy]\nschedule = [ { if = 'retry_num > 0', then = \"'remote'\" }, { else = \"'slow'\" } ]\n"
+        "[queue.schedule.slow]\nqueue-name = 'slow'\nnotify = '1s'\n[queue.virtual.slow]\nthreads-per-node = 1\n"
+    )
+    world.remote.outcomes = {"a@example.org": no_connection()}
+    item = world.store.add(message(recipient("a@example.org"), recipient("x@other.example")))
+    world.remote.slow = []
+    world.attempt(item)
+    world.remote.slow.pop().callback(None)
+    assert world.one(0).queue == "slow"
+    world.clock.advance(5)
+    world.remote.slow.pop().callback(None)
+    # Its notice of delay is due by now, and not for this attempt to give.
+    assert world.store.dsns == []
+    assert world.one(1).state is State.COMPLETED
 
 
 @pytest.mark.spec("OUT-017")
