@@ -109,18 +109,17 @@ class Answers:
 
     async def key_get(self, store: str, key: str) -> str | Unknown:
         """The value of `key`; empty when there is none."""
-        value = await self._look_up(store, key)
+        named = self._lists.find(store)
+        value = await self._stored(store, key) if named is None else named.get(key)
         return "" if value is None else value
 
     async def key_exists(self, store: str, key: str) -> bool | Unknown:
         """Whether the store has `key`."""
-        value = await self._look_up(store, key)
+        named = self._lists.find(store)
+        value = await self._stored(store, key) if named is None else named.get(key)
         return value if isinstance(value, Unknown) else value is not None
 
-    async def _look_up(self, store: str, key: str) -> str | Unknown | None:
-        named = self._lists.find(store)
-        if named is not None:
-            return named.get(key)
+    async def _stored(self, store: str, key: str) -> str | Unknown | None:
         found = self._store(store)
         return found if isinstance(found, Unknown) else await found.get(key)
 
