@@ -80,6 +80,8 @@ class Kind(Generic[T_co]):
     """Raises `Unfit`."""
     json: Mapping[str, object] = field(default_factory=dict)
     """What it takes as JSON Schema, for editors: all of that, and perhaps more."""
+    concealed: Callable[[str], str] | None = None
+    """What may be shown of a secret text, which this kind reads again; None: nothing of it."""
 
 
 # A string with a macro in it may become anything.
@@ -371,7 +373,16 @@ def _redis_address(value: Quoted) -> RedisAddress:
     return RedisAddress(parts.hostname or "", port, where, parts.scheme == "rediss", int(database), user, password)
 
 
-REDIS_ADDRESS = Kind("Redis address", _redis_address, _NOT_EMPTY)
+def _without_password(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    login, at, where = rest.rpartition("@")
+    if not separator or not at:
+        return text
+    user = login.partition(":")[0]
+    return f"{scheme}://{user if re.fullmatch('[A-Za-z0-9._-]*', user) else ''}:***@{where}"
+
+
+REDIS_ADDRESS = Kind("Redis address", _redis_address, _NOT_EMPTY, _without_password)
 
 
 class FreeSpace(NamedTuple):

@@ -9,7 +9,7 @@ loads to the same settings, its secrets apart.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -226,7 +226,9 @@ class _Walk:
         declaration = entry.declaration
         if raw is not None:
             self._shown.origins[here] = BUILT_IN if is_built_in else self._place(written_at)
-            return _hidden(raw) if isinstance(declaration, KeyDeclaration) and declaration.secret else _rows(raw)
+            if isinstance(declaration, KeyDeclaration) and declaration.secret:
+                return _hidden(raw, declaration.kind.concealed)
+            return _rows(raw)
         if not self._with_defaults or not isinstance(declaration, (KeyDeclaration, RuleDeclaration)):
             return None
         from_elsewhere = declaration.inherits if isinstance(declaration, KeyDeclaration) else ""
@@ -262,10 +264,14 @@ def _rows(value: object) -> object:
     return Rows(value) if isinstance(value, list) and value and all(isinstance(one, dict) for one in value) else value
 
 
-def _hidden(value: object) -> object:
+def _hidden(value: object, concealed: Callable[[str], str] | None) -> object:
     if isinstance(value, list):
-        return [_hidden(one) for one in value]
-    return value if isinstance(value, str) and _MACRO.fullmatch(value) else SECRET
+        return [_hidden(one, concealed) for one in value]
+    if not isinstance(value, str):
+        return SECRET
+    if _MACRO.fullmatch(value):
+        return value
+    return SECRET if concealed is None else concealed(value)
 
 
 def _completed(value: object) -> object:

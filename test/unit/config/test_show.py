@@ -163,3 +163,24 @@ def test_a_key_or_table_by_itself():
 )
 def test_a_duration_is_told_in_the_largest_unit_that_fits(milliseconds, text):
     assert module._completed(module.timedelta(milliseconds=milliseconds)) == text
+
+
+@pytest.mark.parametrize(
+    ("urls", "told"),
+    [
+        ("redis://h:7000/3", "redis://h:7000/3"),
+        ("redis://me:hunter2@h", "redis://me:***@h"),
+        ("redis://:hunt@er2@h", "redis://:***@h"),
+        ("unix://:hunter2@/run/redis.sock?db=2", "unix://:***@/run/redis.sock?db=2"),
+        ("redis://:%{env:JANE_SECRET}%@h", "redis://:***@h"),
+        ("%{env:URL}%", "%{env:URL}%"),
+    ],
+)
+@pytest.mark.parametrize("shown", [configured, effective])
+def test_of_an_address_all_but_the_password_is_shown(shown, urls, told):
+    environ = {"JANE_SECRET": "hunter2", "URL": "redis://:hunter2@h"}
+    loaded = load_text(f'[store.r]\ntype = "redis"\nurls = "{urls}"\n', "t.toml", environ)
+    text = shown(loaded).text(with_origins=False)
+    assert f'urls = "{told}"' in text
+    again = load_text(text, "again.toml", environ).settings.store["r"]
+    assert again.urls._replace(password=None) == loaded.settings.store["r"].urls._replace(password=None)
