@@ -21,6 +21,7 @@ def violations(path, spool_dir):
             *_units(db),
             *_contents(db, spool_dir),
             *_recipients(db),
+            *_journal(db),
             *_quotas(db),
             *_leases(db),
         ]
@@ -128,3 +129,12 @@ def _quotas(db):
 def _leases(db):
     for row in db.execute("SELECT * FROM unit WHERE (lease_owner IS NULL) <> (lease_until IS NULL)"):
         yield f"QI6: half a lease for {row['message_id']:x} {row['queue']}"
+
+
+def _journal(db):
+    """A mark that nobody's lease covers would be repeated without a word."""
+    for row in db.execute(
+        "SELECT attempt.*, lease_owner, unit.lease_gen AS held FROM attempt LEFT JOIN unit USING (message_id, queue)"
+    ):
+        if row["lease_owner"] is None or row["held"] != row["lease_gen"]:
+            yield f"journal: {row['message_id']:x} in {row['queue']} is {row['phase']} under a lease that is over"

@@ -9,7 +9,8 @@ from support.queue_invariants import violations
 from support.sqlite_store import DAY_MS, NOW_MS, message, recipient
 
 from mailgate.mail.status import ErrorKind, RecipientStatus
-from mailgate.queue.item import ExpiresBy, Expiry, State
+from mailgate.queue.item import ExpiresBy, Expiry, State, Transmission
+from mailgate.queue.operate import Action, Order
 from mailgate.queue.schedule import Schedule, Terms, after_failure, expire, final
 
 QUEUES = ("local", "remote", "slow")
@@ -59,6 +60,43 @@ class Play:
         lost = self.run(self.store.renew(self.leases, {}))
         self.leases = [lease for lease in self.leases if (lease.item.id, lease.queue) not in lost]
 
+    def mark(self):
+        """Say that a message is about to be handed over; results may follow, or never."""
+        if not self.leases:
+            return
+        lease = self.chance.choice(self.leases)
+        mine = tuple(each.index for each in lease.item.recipients if each.queue == lease.queue)
+        left = self.run(self.store.transmitting(lease, Transmission(0, "mx", "mx.test", "192.0.2.1", mine)))
+        assert left is None or left <= set(mine)
+
+    def revoke(self):
+        """Take the leases of whoever has been quiet for a while; they are late from now on."""
+        self.run(self.store.revoke_stuck(self.now - self.chance.randrange(20_000, 90_000), 2))
+
+    def late(self):
+        """Tell what a lease has come to that may be lost, or not."""
+        if not self.leases:
+            return
+        lease = self.leases.pop(self.chance.randrange(len(self.leases)))
+        learnt = [
+            final(each, self.chance.choice([State.COMPLETED, State.PERM_FAIL]), STATUS)
+            for each in lease.item.recipients
+            if each.queue == lease.queue and not each.state.is_final
+        ]
+        self.run(self.store.late(lease, learnt))
+
+    def order(self):
+        """An operator has his say, whether or not an attempt runs."""
+        action = self.chance.choice(
+            [Action.CANCEL, Action.CANCEL, Action.DROP, Action.RETRY, Action.HOLD, Action.RELEASE]
+        )
+        items = self.run(self.store.list(20))
+        if items:
+            item = self.chance.choice(items)
+            some = frozenset(each.index for each in item.recipients if self.chance.random() < 0.5)
+            order = Order(action=action, at_ms=self.now, notify=self.chance.random() < 0.3)
+            self.run(self.store.operate(order, {item.id: None if action is Action.DROP else some}))
+
     def pass_time(self):
         self.stores.clocks.advance(self.chance.randrange(30_000))
 
@@ -105,6 +143,7 @@ def test_invariants_hold_after_every_operation(stores, seed):
     stores.clocks.wall = NOW_MS
     moves = [play.accept, play.claim, play.claim, play.record, play.record, play.record]
     moves += [play.pass_time, play.sweep, play.renew, play.restart]
+    moves += [play.mark, play.mark, play.revoke, play.late, play.order]
     for step in range(150):
         play.chance.choice(moves)()
         if step % 5 == 0:
