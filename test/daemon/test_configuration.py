@@ -26,7 +26,7 @@ BAD = "1979-05-27"
 def bad_keys():
     """Every key of the queue, of DNS and of reports with a value of no use: key to line of the file."""
     for key in all_keys(Settings):
-        if key.startswith(("queue.", "resolver.", "report.")) and not key.startswith("queue.route."):
+        if key.startswith(("queue.", "resolver.", "report.")) and not key.startswith(("queue.route.", "queue.quota.")):
             table, _, rest = key.partition(".<id>")
             yield f"{table}.{TABLES[table]}{rest}" if rest else key
     for key in ("limits.mx", "limits.multihomed", "ip-lookup", "port", "allow-loopback"):
@@ -67,13 +67,19 @@ l.type = "local"
 """
     )
     bad = tmp_path / "conf.d" / "10-bad.toml"
-    bad.write_text("".join(f"{key} = {BAD}\n" for key in keys))
+    # Entries without a name have a number, and a header of their own.
+    quota = [key.rpartition(".")[2] for key in all_keys(Settings) if key.startswith("queue.quota.")]
+    keys += ["", *(f"queue.quota.0000.{name}" for name in quota)]
+    lines = [f"{key} = {BAD}\n" for key in keys[: -1 - len(quota)]]
+    bad.write_text("".join([*lines, "[[queue.quota]]\n", *(f"{name} = {BAD}\n" for name in quota)]))
     # Whoever opened the listener's port would fail here, and not with 78.
     with socket.create_server(("127.0.0.1", gateway.port("smtp"))):
         gateway.start(ready=False)
         assert gateway.wait_end() == 78
     lines = gateway.log_text().splitlines()
     for number, key in enumerate(keys, 1):
+        if not key:
+            continue
         (told,) = [line for line in lines if line.startswith(f"{bad}:{number}: {key}: ")]
         assert "; " in told, told
     assert not gateway.queue_path.exists()

@@ -331,6 +331,7 @@ def test_what_needs_a_restart_says_so_by_its_key(tmp_path, authority):
         assert sorted(keys) == [
             "decisions.path",
             "queue.lease",
+            "queue.maildrop",
             "queue.spool",
             "server.listener.smtp.socket.backlog",
             "store.queue.path",
