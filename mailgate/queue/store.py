@@ -172,10 +172,8 @@ class QueueStore(Protocol):
         and none waits for its notification. With `closes` the transactions in
         the journal have all their results. False when the lease was lost: then
         nothing was stored. Nothing either when the DSN tells of recipients who
-        were cancelled meanwhile, or of whom the attempt of another virtual queue
-        tells: answers them, and the caller makes another, naming them in
-        `silenced`. What is said here of such recipients of other queues is not
-        stored.
+        were cancelled meanwhile: answers them, and the caller makes another,
+        naming them in `silenced`.
         """
         ...
 

@@ -257,21 +257,17 @@ class Tables:
         """Store results under a lease; nothing at all when it was lost, or when a DSN tells of the unmentionable.
 
         The second is answered by the recipients a notification must not tell
-        of: an operator has cancelled them, or they are in another virtual queue
-        whose attempt tells of them, now or a moment ago; `silenced` are those
-        the caller knows of. With `closes` the transaction in the journal is over.
+        of, because an operator has cancelled them; `silenced` are those the
+        caller knows of. With `closes` the transaction in the journal is over.
         """
         if end and _delivers_all(lease, updates):
             key = (lease.item.id, lease.item.id, lease.queue, lease.generation)
             done = Recorded.REMOVED if self.db.execute(_REMOVE_LEASED, key).rowcount else Recorded.LEASE_LOST
         else:
-            others = self._of_others(lease, updates)
             if dsn is not None:
-                unmentionable = (others | self._canceled(lease, updates)) - silenced
+                unmentionable = self._canceled(lease, updates) - silenced
                 if unmentionable:
                     return unmentionable
-            if others:
-                updates = [update for update in updates if update.index not in others]
             done = self._record_rows(lease, updates, end, closes)
         if dsn is not None and done is not Recorded.LEASE_LOST:
             self.insert((dsn,))
@@ -282,32 +278,6 @@ class Tables:
             "SELECT idx FROM recipient WHERE message_id = ? AND cancel_mark IN ('cancel', 'drop')", (lease.item.id,)
         ).fetchall()
         return frozenset(idx for (idx,) in marked) & {update.index for update in updates}
-
-    def _of_others(self, lease: Lease, updates: Sequence[RecipientUpdate]) -> frozenset[int]:
-        """Recipients of other virtual queues that are being attempted there, or are not any more as they were claimed.
-
-        Two attempts at one message know of each other's recipients what they were at the claim: what either has
-        found out since must not be undone, nor told a second time.
-        """
-        if all(recipient.queue == lease.queue for recipient in lease.item.recipients):
-            return frozenset()
-        known = {recipient.index: recipient for recipient in lease.item.recipients}
-        foreign = {update.index for update in updates if known[update.index].queue != lease.queue}
-        if not foreign:
-            return frozenset()
-        found = self.db.execute(
-            "SELECT idx, recipient.queue, state, retry_num, notify_num, dsn_sent, lease_owner IS NOT NULL"
-            " FROM recipient LEFT JOIN unit ON unit.message_id = recipient.message_id AND unit.queue = recipient.queue"
-            " WHERE recipient.message_id = ?",
-            (lease.item.id,),
-        ).fetchall()
-        alone = set()
-        for index, *now, is_leased in found:
-            then = known[index]
-            as_claimed = [then.queue, then.state.value, then.retry_num, then.notify_num, then.dsn_sent]
-            if now == as_claimed and not is_leased:
-                alone.add(index)
-        return frozenset(foreign - alone)
 
     def _record_rows(self, lease: Lease, updates: Sequence[RecipientUpdate], end: bool, closes: bool) -> Recorded:
         id_ = lease.item.id

@@ -2,7 +2,6 @@
 
 import random
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 from support.queue_invariants import violations
@@ -150,48 +149,3 @@ def test_invariants_hold_after_every_operation(stores, seed):
             assert violations(stores.path, stores.spool_dir) == []
     assert violations(stores.path, stores.spool_dir) == []
     assert play.accepted
-
-
-def _two_queues(stores):
-    """A message with a recipient in each of two queues, both claimed; and the two leases."""
-    run = stores.reactor.run
-    store = stores.open()
-    short = Expiry(ExpiresBy.TTL, 1_000)
-    people = [recipient(n, queue=queue, expiry=short) for n, queue in enumerate(("local", "remote"))]
-    run(store.commit(message(store, *people)))
-    local, remote = run(store.claim({"local": 1}, NOW_MS)) + run(store.claim({"remote": 1}, NOW_MS))
-    return store, local, remote
-
-
-def _told(lease, index):
-    """It has expired, and its sender hears of it."""
-    update = expire(lease.item.recipients[index], lease.item.created_ms, NOW_MS + 2_000)
-    return replace(update, dsn_sent=True)
-
-
-def test_attempts_in_two_queues_at_once_tell_of_each_expired_recipient_once(stores):
-    run = stores.reactor.run
-    store, local, remote = _two_queues(stores)
-    notice = message(store, return_path="")
-    both = [_told(remote, 0), _told(remote, 1)]
-    # The first recipient is the other attempt's to tell of.
-    assert run(store.record(remote, both, notice, True)) == frozenset({0})
-    assert run(store.record(remote, both, notice, True, True, frozenset({0}))) is True
-    left = run(store.get(remote.item.id))
-    assert [one.state for one in left.recipients] == [State.SCHEDULED, State.PERM_FAIL]
-    assert run(store.record(local, [_told(local, 0)], message(store, return_path=""), True)) is True
-    assert run(store.get(remote.item.id)) is None
-    stores.stop(store)
-
-
-def test_an_attempt_leaves_alone_what_one_in_another_queue_found_out_since_its_claim(stores):
-    run = stores.reactor.run
-    store, local, remote = _two_queues(stores)
-    quick = Schedule(retry=(timedelta(seconds=60),), expire=timedelta(days=1), queue="local", name="quick")
-    now_ms = NOW_MS + 500
-    failed = after_failure(local.item.recipients[0], STATUS, quick, Terms(local.item.created_ms), now_ms, 0.0)
-    assert run(store.record(local, [failed], None, True)) is True
-    assert run(store.record(remote, [_told(remote, 0), _told(remote, 1)], None, True)) is True
-    first = run(store.get(remote.item.id)).recipients[0]
-    assert (first.state, first.retry_num, first.dsn_sent) == (State.TEMP_FAIL, 1, False)
-    stores.stop(store)
