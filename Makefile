@@ -6,6 +6,7 @@
 #   make check   before each commit: types, style, house rules, unit tests
 #   make spec    which acceptance rows are covered, and what the others wait for
 #   make bench   side by side with other servers (root, Postfix, gcc)
+#   make chaos   1,000 crashes of a daemon under load (gcc; CHAOS_POINTS=1000 CHAOS_SEED=1 CHAOS_LANES=3; some 20 minutes)
 #   make fuzz    the protocol cores against random octets (FUZZ_SECONDS=60)
 #   make doc     write doc/configuration.md and doc/mailgate.schema.json anew from the schema
 #   make venv    only the virtual environment, in .venv, from requirements/lock.txt
@@ -16,12 +17,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 FUZZ_SECONDS ?= 60
 PYTEST_ARGS ?=
+export CHAOS_POINTS CHAOS_SEED CHAOS_LANES CHAOS_KEEP
 
 # Not an editable install: that would hide the twistd plugin.
 export PYTHONPATH := $(CURDIR)
 export MAILGATE_HOME := $(CURDIR)
 
-.PHONY: venv run test check spec bench fuzz doc deb clean
+.PHONY: venv run test check spec bench chaos fuzz doc deb clean
 
 venv: .venv/locked .venv/programs
 
@@ -62,6 +64,9 @@ spec: venv
 
 bench: venv
 	$(BIN)/python bench/bench.py $(BENCH_ARGS)
+
+chaos: venv
+	PYTHONPATH=$(CURDIR):$(CURDIR)/test $(BIN)/python -m crash.chaos $(if $(CHAOS_FIGURES),--figures $(CHAOS_FIGURES))
 
 fuzz: venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-input --only-binary :all: --no-deps -r requirements/fuzz.txt \
