@@ -13,6 +13,7 @@ import click
 
 from mailgate.admin.failure import Failed, Status
 from mailgate.config.schema.settings import Settings
+from mailgate.decisions.explain import printable
 from mailgate.deliver.context import message_facts, recipient_scope
 from mailgate.expr.choice import Choice, compile_choice
 from mailgate.expr.error import ExpressionErrors
@@ -87,7 +88,7 @@ def picked_by_match(db: sqlite3.Connection, settings: Settings, selection: Selec
     if doubts:
         click.echo(f"{len(doubts)} recipients were left out, --match could not be answered for them:", err=True)
         for reason in sorted({f"{doubt.dependency}: {doubt.reason}" for doubt in doubts}):
-            click.echo(reason.encode("utf-8", "backslashreplace").decode(), err=True)
+            click.echo(printable(reason).encode("utf-8", "backslashreplace").decode(), err=True)
     return found
 
 

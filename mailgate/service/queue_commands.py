@@ -96,11 +96,11 @@ class QueueCommands:
         self._demand_route(page)
         if page.order.action is Action.RETRY and page.order.at_ms is None:
             page = replace(page, order=replace(page.order, at_ms=self._wall_ms()))
+        unknown: list[str] = []
+        changes: list[Change] = []
         try:
             until, picked = await self._run_blocking(self._pick, page)
             is_last = len(picked) < PAGE_MESSAGES
-            unknown: list[str] = []
-            changes: list[Change] = []
             for some in _portions(picked):
                 if match is not None:
                     messages = await self._run_blocking(self._read, list(some))
@@ -110,9 +110,13 @@ class QueueCommands:
                 if some:
                     changes += await self._carry_out(page, some)
         except StoreFailed as failure:
-            raise Failed(Status.NOT_NOW, str(failure)) from None
-        if any(change.recipients for change in changes) and not page.dry_run:
-            self._wake.nudge()
+            before = (
+                "" if page.dry_run or not changes else f"; of this page {len(changes)} messages were changed before"
+            )
+            raise Failed(Status.NOT_NOW, f"{failure}{before}") from None
+        finally:
+            if not page.dry_run and any(change.recipients for change in changes):
+                self._wake.nudge()
         result: dict[str, object] = {
             "matched": len(changes),
             "changed": _changed(page.order.action, changes),

@@ -17,6 +17,7 @@ from mailgate.admin.order import COMMAND, MAX_IDS, Page
 from mailgate.admin.output import print_json, print_text
 from mailgate.admin.selector import moment_ms, selectors
 from mailgate.admin.settings import control_path
+from mailgate.decisions.explain import printable
 from mailgate.queue.item import queue_id_text
 from mailgate.queue.operate import Action, Order
 from mailgate.queue.selection import Selection
@@ -183,7 +184,7 @@ def _tell(page: Page, done: _Sum, as_document: bool) -> None:
     for line in lines:
         print_text(f"{line}\n")
     for line in odd:
-        click.echo(line.encode("utf-8", "backslashreplace").decode(), err=True)
+        click.echo(printable(line).encode("utf-8", "backslashreplace").decode(), err=True)
 
 
 def _counted(page: Page, done: _Sum) -> str:

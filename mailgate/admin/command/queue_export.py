@@ -123,7 +123,7 @@ def _to_files(export: _Export, directory: str, as_document: bool) -> None:
 
 def _replace(path: str, blocks: Iterator[bytes] | list[bytes]) -> None:
     """Write a file that is there whole or not at all, for nobody else to read."""
-    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
         for block in blocks:
             file.write(block)
