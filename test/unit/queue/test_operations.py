@@ -1,6 +1,7 @@
 """Random operations on one store, the invariants of its tables after every few of them."""
 
 import random
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,8 @@ from support.queue_invariants import violations
 from support.sqlite_store import DAY_MS, NOW_MS, message, recipient
 
 from mailgate.mail.status import ErrorKind, RecipientStatus
+from mailgate.queue.check import problems
+from mailgate.queue.connection import connect
 from mailgate.queue.item import ExpiresBy, Expiry, State, Transmission
 from mailgate.queue.operate import Action, Order
 from mailgate.queue.schedule import Schedule, Terms, after_failure, expire, final
@@ -148,4 +151,7 @@ def test_invariants_hold_after_every_operation(stores, seed):
         if step % 5 == 0:
             assert violations(stores.path, stores.spool_dir) == []
     assert violations(stores.path, stores.spool_dir) == []
+    with closing(connect(stores.path, write=False)) as db:
+        # What operators are told is what these tests hold to be right.
+        assert list(problems(db, stores.spool_dir, play.now - 10 * DAY_MS, 3_600_000)) == []
     assert play.accepted
