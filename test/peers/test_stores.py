@@ -257,7 +257,6 @@ def test_a_daemon_whose_store_goes_and_comes_back(tmp_path, server):
     assert PASSWORD not in shown
 
 
-@pytest.mark.spec("IN-071", "IN-074")
 def test_a_dead_store_never_keeps_the_reactor(tmp_path):
     port = free_port()
     store = f"[store.down]\ntype = 'redis'\nurls = 'redis://127.0.0.1:{port}'\ntimeout = '2s'\n"
