@@ -70,6 +70,8 @@ class Counts:
     temp_fail: int
     oldest_ms: int
     """When its oldest message was accepted."""
+    stalled_ms: int | None = None
+    """When that of its due messages made progress that has made none since for the longest time; None: none is due."""
 
 
 def connect_read_only(path: str) -> sqlite3.Connection:
@@ -173,8 +175,8 @@ def group(
     return [Group(*row) for row in found]
 
 
-def counts(db: sqlite3.Connection) -> list[Counts]:
-    """Every virtual queue that has open recipients."""
+def counts(db: sqlite3.Connection, now_ms: int) -> list[Counts]:
+    """Every virtual queue that has open recipients; `now_ms` says what is due."""
     # Queue ids ascend with time: looking at every message would cost as much again.
     found = db.execute(
         "SELECT queue, scheduled, held, temp_fail, (SELECT created FROM message WHERE id = oldest)"
@@ -182,7 +184,18 @@ def counts(db: sqlite3.Connection) -> list[Counts]:
         " sum(held_since IS NOT NULL) AS held, sum(held_since IS NULL AND state = 'temp_fail') AS temp_fail,"
         f" min(message_id) AS oldest FROM recipient WHERE {PENDING} GROUP BY queue) ORDER BY queue"
     )
-    return [Counts(*row) for row in found]
+    # What is being attempted is due until its result is stored.
+    stalled = dict(
+        db.execute(
+            "SELECT queue, min(ifnull(progress, (SELECT created FROM message WHERE id = message_id))) FROM unit"
+            " WHERE due <= ? GROUP BY queue",
+            (now_ms,),
+        ).fetchall()
+    )
+    return [
+        Counts(name, scheduled, held, temp_fail, oldest, stalled.get(name))
+        for name, scheduled, held, temp_fail, oldest in found
+    ]
 
 
 def read(db: sqlite3.Connection, ids: Sequence[int]) -> list[QueueItem]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
 from mailgate.admin.control import Request, ask
@@ -24,7 +26,8 @@ def status(config_file: str, as_document: bool) -> int:
     is_reachable = _is_reachable(config_file)
     with queue_of(settings) as db:
         paused = pauses(db)
-        queues = counts(db)
+        now_ms = time.time_ns() // 1_000_000
+        queues = counts(db, now_ms)
     if as_document:
         print_json(
             {
@@ -36,6 +39,8 @@ def status(config_file: str, as_document: bool) -> int:
                         "held": each.held,
                         "temp_fail": each.temp_fail,
                         "oldest": timestamp(each.oldest_ms),
+                        "oldest_seconds": _seconds(now_ms, each.oldest_ms),
+                        "stalled_seconds": _seconds(now_ms, each.stalled_ms),
                     }
                     for each in queues
                 },
@@ -55,13 +60,25 @@ def status(config_file: str, as_document: bool) -> int:
     if queues:
         print_text("\n")
         print_table(
-            ("Queue", "Scheduled", "Held", "Failed so far", "Oldest"),
+            ("Queue", "Scheduled", "Held", "Failed so far", "Oldest", "Stalled for"),
             [
-                ((q.name,), (str(q.scheduled),), (str(q.held),), (str(q.temp_fail),), (moment(q.oldest_ms),))
+                (
+                    (q.name,),
+                    (str(q.scheduled),),
+                    (str(q.held),),
+                    (str(q.temp_fail),),
+                    (moment(q.oldest_ms),),
+                    (f"{_seconds(now_ms, q.stalled_ms)} s",),
+                )
                 for q in queues
             ],
         )
     return Status.OK
+
+
+def _seconds(now_ms: int, since_ms: int | None) -> int:
+    """How long ago, in whole seconds; 0 for what has not been."""
+    return 0 if since_ms is None else max(now_ms - since_ms, 0) // 1000
 
 
 def _is_reachable(config_file: str) -> bool:

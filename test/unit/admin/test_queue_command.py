@@ -522,6 +522,7 @@ def test_status_counts_open_recipients_by_queue(filled, capsysbinary):
     status, out, _ = run(capsysbinary, "status", "--json")
     document = json.loads(out)
     oldest = [each.pop("oldest") for each in document["queues"].values()]
+    seconds = [(each.pop("oldest_seconds"), each.pop("stalled_seconds")) for each in document["queues"].values()]
     assert status == 0
     assert document == {
         "running": True,
@@ -533,6 +534,7 @@ def test_status_counts_open_recipients_by_queue(filled, capsysbinary):
         "suspensions": [],
     }
     assert all(moment.endswith("Z") for moment in oldest)
+    assert all(age >= stalled >= 0 for age, stalled in seconds)
     text = run(capsysbinary, "status")[1]
     assert text.startswith("Running\nThe daemon cannot be reached")
 

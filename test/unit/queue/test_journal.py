@@ -11,6 +11,7 @@ from support.sqlite_store import DAY_MS, NOW_MS, message, recipient
 from twisted.logger import globalLogPublisher
 
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
+from mailgate.queue.inspect import counts
 from mailgate.queue.item import (
     Content,
     ExpiresBy,
@@ -388,6 +389,33 @@ def test_progress_moves_with_what_happens_and_not_with_a_renewal(tables):
     tables.pass_ms(1000)
     tables.record(lease, [])
     assert tables.unit().progress == tables.now_ms
+
+
+@pytest.mark.spec("OUT-291")
+def test_how_old_and_how_stuck_a_queue_is_can_be_asked_while_delivery_hangs(tables):
+    def told():
+        now_ms = tables.now_ms
+        return [
+            (each.name, now_ms - each.oldest_ms, None if each.stalled_ms is None else now_ms - each.stalled_ms)
+            for each in counts(tables.db, now_ms)
+        ]
+
+    assert told() == []
+    tables.add(recipient(0))
+    tables.pass_ms(1000)
+    lease = tables.lease()
+    assert told() == [("remote", 1000, 0)]
+    # It hangs: renewals come and nothing else does.
+    tables.pass_ms(20_000)
+    tables.tables.renew([lease], {}, tables.boot_ms)
+    assert told() == [("remote", 21_000, 20_000)]
+    # A failure for now is progress, and what is not due is not stuck.
+    tables.record(lease, [delayed(lease.item.recipients[0])])
+    assert told() == [("remote", 21_000, None)]
+    tables.pass_ms(DAY_MS)
+    lease = tables.lease()
+    tables.record(lease, [delivered(lease.item.recipients[0])])
+    assert told() == []
 
 
 def test_a_renewal_that_comes_late_does_not_take_the_mark_back(tables):
