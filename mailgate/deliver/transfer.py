@@ -299,6 +299,8 @@ class Transaction:
                 if stream.has_input:
                     await self._early_reply(deadline)
         except StoreFailed as error:
+            if ARMED:
+                passed("X7")
             stream.abort()
             self._emit("queue.content-not-found", queueId=self._outgoing.item.id_text, details=str(error))
             raise _Over(UNREADABLE)

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
 from heapq import merge
 from itertools import islice
 from typing import TypeVar
@@ -14,12 +15,12 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mailgate.queue.content import BLOCK_OCTETS
+from mailgate.queue.content import BLOCK_OCTETS, content
 from mailgate.queue.item import QueueItem
 from mailgate.queue.place import os_failure, sqlite_failure
 from mailgate.queue.spool import RunBlocking
 from mailgate.queue.store import StoreFailed
-from mailgate.queue.tables import items
+from mailgate.queue.tables import content_hash, hash_text, items
 from mailgate.queue.thread import Call, Job, StoreReactor, StoreThread
 
 T = TypeVar("T")
@@ -64,12 +65,20 @@ class Reader:
 
 
 class StoredContent:
-    """The `ContentReader` of a store: first the octets in the database, then those of the file."""
+    """The `ContentReader` of a store: first the octets in the database, then those of the file.
 
-    def __init__(self, octets: bytes, fd: int | None, run_blocking: RunBlocking) -> None:
+    `digest` is the hash that all of them together must have: where they have
+    another, the read that would give the last octets fails, so that nobody can
+    take for whole what is not what it was.
+    """
+
+    def __init__(self, octets: bytes, fd: int | None, size_octets: int, digest: str, run_blocking: RunBlocking) -> None:
         self._octets = octets
         self._at = 0
         self._fd = fd
+        self._left = size_octets - len(octets)
+        self._digest = digest
+        self._hashed = sha256(octets)
         self._run_blocking = run_blocking
         self._reading = False
         self._closed = False
@@ -86,13 +95,22 @@ class StoredContent:
             return b""
         self._reading = True
         try:
-            return await self._run_blocking(lambda: os.read(fd, BLOCK_OCTETS))
+            return await self._run_blocking(lambda: self._read_on(fd))
         except OSError as error:
             raise os_failure(error) from error
         finally:
             self._reading = False
             if self._closed:
                 self._close_file()
+
+    def _read_on(self, fd: int) -> bytes:
+        """The next octets of the file, on another thread."""
+        octets = os.read(fd, BLOCK_OCTETS)
+        self._left -= len(octets)
+        self._hashed.update(octets)
+        if self._left <= 0 and octets and hash_text(self._hashed.digest()) != self._digest:
+            raise StoreFailed("the stored content is not what it was")
+        return octets
 
     def close(self) -> None:
         """Give back the file and the octets. May be called twice."""
@@ -111,6 +129,16 @@ class StoredContent:
 
 def _not_closed(failure: Failure) -> None:
     _log.warn("{event}", event="queue.file-not-closed", reason=failure.getErrorMessage())
+
+
+def stored(db: sqlite3.Connection, spool_dir: str, item: QueueItem, run_blocking: RunBlocking) -> StoredContent:
+    """The octets of a message, to be read. Raises `StoreFailed` when they are missing or not what they were."""
+    octets, fd = content(db, spool_dir, item)
+    row = db.execute("SELECT content_hash FROM message WHERE id = ?", (item.id,)).fetchone()
+    digest: str = row[0] if row is not None else ""
+    if fd is None and content_hash(octets) != digest:
+        raise StoreFailed(f"the content of {item.id_text} is not what it was")
+    return StoredContent(octets, fd, item.size_octets, digest, run_blocking)
 
 
 def next_due(db: sqlite3.Connection, queues: Sequence[str]) -> int | None:

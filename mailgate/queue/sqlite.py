@@ -25,7 +25,7 @@ from mailgate.crash.point import ARMED, passed
 from mailgate.queue import lease as host
 from mailgate.queue import place, reads, recover
 from mailgate.queue.connection import connect
-from mailgate.queue.content import BLOCK_OCTETS, content
+from mailgate.queue.content import BLOCK_OCTETS
 from mailgate.queue.item import (
     Lapsed,
     Late,
@@ -357,11 +357,11 @@ class SqliteStore:
         return kept
 
     async def read(self, item: QueueItem) -> ContentReader:
-        """Open the stored octets. Raises `StoreFailed` when they are missing or not as long as `item` says."""
+        """Open the stored octets. Raises `StoreFailed` when they are missing or not what they were."""
         opened: list[StoredContent] = []
 
         def question(db: sqlite3.Connection) -> StoredContent:
-            opened.append(StoredContent(*content(db, self._spool_dir, item), self._run_blocking))
+            opened.append(reads.stored(db, self._spool_dir, item, self._run_blocking))
             return opened[0]
 
         try:

@@ -323,6 +323,25 @@ def test_discarding_a_spool_after_its_commit_leaves_the_file(stores, store, run)
     assert len(run(whole(store, run(store.get(queue_id))))) == kept.size_octets
 
 
+def test_a_content_that_is_not_what_it_was_is_never_read_to_its_end(stores, store, run):
+    queue_id, content, _ = spooled(run, store, 600_000)
+    run(store.commit(message(store, id=queue_id, content=content)))
+    small = message(store)
+    run(store.commit(small))
+    with open(content.path, "r+b") as file:
+        file.seek(500_000)
+        octet = file.read(1)
+        file.seek(500_000)
+        file.write(bytes([octet[0] ^ 1]))
+    db = outside(stores)
+    db.execute("UPDATE content SET octets = CAST(replace(octets, 'hello', 'hullo') AS BLOB) WHERE path IS NULL")
+    db.close()
+    with pytest.raises(StoreFailed, match="not what it was"):
+        run(whole(store, run(store.get(queue_id))))
+    with pytest.raises(StoreFailed, match="not what it was"):
+        run(store.read(run(store.get(small.id))))
+
+
 def test_a_content_that_is_short_or_missing_is_a_failure_of_the_store(stores, store, run):
     queue_id, content, _ = spooled(run, store, 300_000)
     run(store.commit(message(store, id=queue_id, content=content)))
