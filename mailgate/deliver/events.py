@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from twisted.logger import Logger, LogLevel
+from twisted.logger import LogLevel
 
-_log = Logger(namespace="mailgate.deliver")
+from mailgate.net.log import EventLog
+
+_log = EventLog(namespace="mailgate.deliver")
 
 _LEVELS = {
     "queue.content-not-found": LogLevel.error,

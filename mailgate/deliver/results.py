@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from twisted.internet.defer import CancelledError
-from twisted.logger import Logger
 
 from mailgate.crash.point import ARMED, passed
 from mailgate.deliver.context import message_facts, recipient_scope
@@ -23,6 +22,7 @@ from mailgate.deliver.plan import Plan
 from mailgate.dns.resolver import Resolver
 from mailgate.expr.outside import Outside
 from mailgate.mail.unknown import Unknown
+from mailgate.net.log import EventLog
 from mailgate.queue.item import Late, Lease, NewMessage, QueuedRecipient, RecipientUpdate, State
 from mailgate.queue.schedule import Terms, due_ms, expire, expires_ms, next_notice
 from mailgate.queue.scope import MessageFacts, RecipientScope
@@ -35,7 +35,7 @@ _LONGEST_PAUSE_SECONDS = 15.0
 # How long a result is kept after its lease has ended.
 _KEPT_MS = 600_000
 
-_log = Logger(namespace="mailgate.deliver")
+_log = EventLog(namespace="mailgate.deliver")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from datetime import timedelta
 from typing import Protocol
 
 from twisted.internet.defer import CancelledError
-from twisted.logger import Logger
 
 from mailgate.crash.point import ARMED, passed
 from mailgate.deliver.attempt import Interrupted
@@ -35,6 +34,7 @@ from mailgate.deliver.results import Generation, Results, unchanged
 from mailgate.deliver.watch import Watch
 from mailgate.mail.status import DEFERRALS, Delayed, Delivered, ErrorKind, Outcome, RecipientStatus
 from mailgate.mail.unknown import Unknown
+from mailgate.net.log import EventLog
 from mailgate.queue.enqueue import DEFAULT
 from mailgate.queue.item import Lease, Phase, QueuedRecipient, QueueItem, State, Transmission
 from mailgate.queue.journal import IN_DOUBT_MS
@@ -45,7 +45,7 @@ from mailgate.reports.submit import Notifier
 # An outage of our own neither uses up attempts nor backs off for hours.
 _LONGEST_DEFERRAL = timedelta(minutes=5)
 
-_log = Logger(namespace="mailgate.deliver")
+_log = EventLog(namespace="mailgate.deliver")
 
 
 class Remote(Protocol):

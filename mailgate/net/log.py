@@ -15,12 +15,19 @@ _INFO = LogLevel.info
 
 
 class EventLog(Logger):
-    """A `Logger` whose `info` costs less."""
+    """A `Logger` whose events cost less. Its levels are `LogLevel`'s; nobody asks whether they are."""
+
+    def emit(self, level: LogLevel, format: str | None = None, **event: object) -> None:
+        """Log an event; `event` are its fields."""
+        self._tell(level, format, event)
 
     def info(self, format: str | None = None, **event: object) -> None:
-        """Log an event at level info; `event` are its fields."""
+        """Log an event at level info."""
+        self._tell(_INFO, format, event)
+
+    def _tell(self, level: LogLevel, format: str | None, event: dict[str, object]) -> None:
         event["log_logger"] = self
-        event["log_level"] = _INFO
+        event["log_level"] = level
         event["log_namespace"] = self.namespace
         event["log_source"] = None
         event["log_format"] = format

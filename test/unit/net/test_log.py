@@ -16,3 +16,12 @@ def test_an_event_is_what_twisted_would_have_made_of_it():
         assert event.pop("log_logger").namespace == "mailgate.test"
     assert ours == theirs
     assert ours["log_level"] is LogLevel.info
+
+
+def test_other_levels_are_told_as_they_are():
+    events = []
+    EventLog(namespace="mailgate.test", observer=events.append).emit(
+        LogLevel.warn, "{event}", event="delivery.in-doubt"
+    )
+    (event,) = events
+    assert (event["log_level"], event["event"]) == (LogLevel.warn, "delivery.in-doubt")
