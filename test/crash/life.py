@@ -116,7 +116,13 @@ def drawn(chance: random.Random) -> Life:
             label,
             chance.choice(_DOMAINS),
             dict.fromkeys(("D4", "D5", "D6", "N1", "N2", "N3", "E1", "E2", "S3", "D1", "D2", "D3"), _DOMAINS[3])
-            | {"D8": _DOMAINS[1], "D9": _DOMAINS[4], "L0": _DOMAINS[2], "L1": _DOMAINS[2]},
+            | {
+                "D8": _DOMAINS[1],
+                "D9": _DOMAINS[4],
+                "A6": ("smtp.test", "full.test"),
+                "L0": _DOMAINS[2],
+                "L1": _DOMAINS[2],
+            },
         ),
         chunking=chance.choice((0.0, 0.3, 1.0)),
         notify=chance.choice((0.0, 0.3)),

@@ -5,6 +5,7 @@ import random
 
 import pytest
 from crash.life import drawn, live
+from support import needs
 from support.crash_daemon import Lane
 from support.crash_hop import Hops, Memory
 from support.crash_load import Mix
@@ -16,10 +17,8 @@ LIVES = 10
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    made = built(tmp_path_factory.mktemp("library"))
-    if made is None:
-        pytest.skip("no C compiler")
-    return made
+    needs.program("gcc")
+    return built(tmp_path_factory.mktemp("library"))
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,8 @@ from support.disk import Disk
 from support.nursery import Nursery
 from support.queue_invariants import violations
 
+from mailgate.queue.check import problems
+
 INLINE_OCTETS = 16_384
 LEASE_SECONDS = 3
 # However busy the machine is.
@@ -124,6 +126,7 @@ timeout.data = "5m"
 
 
 _ID = re.compile(r"^Message-ID: (<[^>]*>)", re.MULTILINE)
+_DOUBT = re.compile(r" delivery\.in-doubt queueId=(\w+) to=\[([^\]]*)\].* since=")
 _TOLD = re.compile(r"^Final-Recipient: rfc822;\s*(\S+)\r?\nAction: (\w+)", re.MULTILINE)
 
 
@@ -181,6 +184,7 @@ class Lane(Gateway):
         self.seen: dict[str, str] = {}
         self._extra: dict[str, str] = {}
         self._nursery = nursery
+        self._log_from = 0
 
     # --- the daemon ----------------------------------------------------------------------
     def environment(self) -> dict[str, str]:
@@ -192,6 +196,7 @@ class Lane(Gateway):
         self._extra = {} if point is None else {"MAILGATE_CRASH": point}
         if self.disk is not None:
             self._extra |= self.disk.environment()
+        self._log_from = len(self.log_text())
         pid_file = self.directory / "twistd.pid"
         pid_file.unlink(missing_ok=True)
         if self._nursery is None:
@@ -251,10 +256,19 @@ class Lane(Gateway):
         """Broken invariants; deliveries that are in doubt may from now on be repeated once more."""
         if not self.queue_path.exists():
             return []
-        broken = violations(self.queue_path, self.root / "spool")
-        for id_, address in self.in_doubt():
+        broken = [*violations(self.queue_path, self.root / "spool"), *self._check()]
+        for id_, address in [*self.in_doubt(), *self._doubted()]:
             self.allowed[id_, address] += 1
         return broken
+
+    def _check(self) -> list[str]:
+        """What `mailgate queue check` would find, old files without a message aside."""
+        db = sqlite3.connect(self.queue_path)
+        try:
+            found = problems(db, str(self.root / "spool"), int(time.time() * 1000), 10**13)
+            return [f"queue check: {problem}" for problem in found]
+        finally:
+            db.close()
 
     def in_doubt(self) -> list[tuple[str, str]]:
         """Message-ID and recipient of each delivery that is marked as TRANSMITTING."""
@@ -266,6 +280,23 @@ class Lane(Gateway):
                 " WHERE phase = 'transmitting'"
             ).fetchall()
             return [(self.id_of(db, queue_id), address) for queue_id, address in rows]
+        finally:
+            db.close()
+
+    def _doubted(self) -> list[tuple[str, str]]:
+        """As `in_doubt`: what the last daemon itself found so while it ran, its leases having run out under it.
+
+        What its attempts learnt all the same came late, and is gone if it did not come before the end.
+        """
+        running = self.log_text()[self._log_from :].partition("server.started")[2]
+        db = sqlite3.connect(self.queue_path)
+        try:
+            return [
+                (self.id_of(db, int(queue_id, 16)), address)
+                for queue_id, addresses in _DOUBT.findall(running)
+                if db.execute("SELECT 1 FROM message WHERE id = ?", (int(queue_id, 16),)).fetchone()
+                for address in addresses.split(",")
+            ]
         finally:
             db.close()
 

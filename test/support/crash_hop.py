@@ -47,6 +47,7 @@ class Memory:
         self.excused: Counter[tuple[str, str]] = Counter()
         """How often a hop itself made a repeat necessary: it took a message and did not say so."""
         self.refused: Counter[tuple[str, str]] = Counter()
+        self.conversations = 0
         self.lock = threading.Lock()
 
     def take(self, octets: bytes, recipients: Sequence[str]) -> None:
@@ -147,7 +148,10 @@ class _Conversation:
             verb = line.partition(" ")[0].upper()
             if verb in ("EHLO", "LHLO"):
                 self._forget()
-                self._say("250-hop.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250 SIZE 0")
+                # Every other connection is offered BDAT.
+                self._memory.conversations += 1
+                chunking = "250-CHUNKING\r\n" if self._memory.conversations % 2 else ""
+                self._say(f"250-hop.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n{chunking}250 SIZE 0")
             elif verb == "MAIL":
                 self._sender = _address(line)
                 self._say("250 2.1.0 OK")
@@ -159,6 +163,8 @@ class _Conversation:
                     continue
                 self._say("354 go on")
                 await self._data()
+            elif verb == "BDAT":
+                await self._bdat(line)
             elif verb == "QUIT":
                 self._say("221 2.0.0 bye")
                 return
@@ -178,11 +184,23 @@ class _Conversation:
         self._recipients.append(address)
         return "250 2.1.5 OK"
 
+    async def _bdat(self, line: str) -> None:
+        words = line.split(" ")
+        self._chunks += await self._reader.readexactly(int(words[1]))
+        if not self._recipients:
+            self._say("503 5.5.1 no recipients")
+        elif words[2:]:
+            await self._end(self._chunks)
+        else:
+            self._say("250 2.0.0 go on")
+
     async def _data(self) -> None:
         octets = b"\r\n"
         while not octets.endswith(b"\r\n.\r\n"):
             octets += await self._reader.readuntil(b".\r\n")
-        octets = octets.replace(b"\r\n..", b"\r\n.")[2:-3]
+        await self._end(octets.replace(b"\r\n..", b"\r\n.")[2:-3])
+
+    async def _end(self, octets: bytes) -> None:
         id_ = message_id(octets)
         recipients = self._recipients
         for group in [[each] for each in recipients] if self._lmtp else [recipients]:
