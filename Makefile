@@ -8,7 +8,8 @@
 #   make bench   side by side with other servers (root, Postfix, gcc)
 #   make chaos   1,000 crashes of a daemon under load (gcc; CHAOS_POINTS=1000 CHAOS_SEED=1 CHAOS_LANES=3; some 20 minutes)
 #   make fuzz    the protocol cores against random octets (FUZZ_SECONDS=60)
-#   make doc     write doc/configuration.md and doc/mailgate.schema.json anew from the schema
+#   make doc     write doc/configuration.md and doc/mailgate.schema.json anew from the schema, doc/durability.md from
+#                the crash table and the figures of the last full run
 #   make venv    only the virtual environment, in .venv, from requirements/lock.txt
 #   make deb     the Debian package, into dist/ (debhelper, dh-virtualenv)
 #   make clean   remove what was built; var/ with its queue and mailboxes stays
@@ -78,6 +79,8 @@ doc: venv
 	@mv doc/configuration.md.new doc/configuration.md
 	$(BIN)/python -m mailgate.config.jsonschema > doc/mailgate.schema.json.new
 	@mv doc/mailgate.schema.json.new doc/mailgate.schema.json
+	PYTHONPATH=$(CURDIR):$(CURDIR)/test $(BIN)/python -m crash.report > doc/durability.md.new
+	@mv doc/durability.md.new doc/durability.md
 
 # Built in a copy, because dpkg-buildpackage puts what it makes beside the source. Only the system's own tools are used.
 deb:
