@@ -2,6 +2,7 @@
 
 import errno
 import random
+import sqlite3
 
 import pytest
 from crash.life import drawn, live
@@ -11,6 +12,7 @@ from support.crash_hop import Hops, Memory
 from support.crash_load import Mix
 from support.disk import RENAME, SYNC, WRITE, built
 from support.nursery import Nursery
+from support.ports import wait_until
 
 LIVES = 10
 
@@ -109,3 +111,19 @@ def test_some_lives_at_random(lane):
     for number in range(LIVES):
         live(drawn(chance), lane, chance, f"life{number}")
     assert is_well(lane).lost == 0
+
+
+@pytest.mark.spec("OUT-208")
+def test_nobody_holds_the_queue_while_a_next_hop_is_slow(lane):
+    lane.hops.slow_seconds = 60
+    lane.start()
+    slow = Mix(sessions=1, messages=3, behaviours=(("slow", 1),), domains=("smtp.test",))
+    lane.load(slow, random.Random(1), "m")
+    wait_until(lambda: len(lane.in_doubt()) >= 3, 60, "deliveries that wait for their last reply")
+    db = sqlite3.connect(lane.queue_path, timeout=0.5, isolation_level=None)
+    # The write lock is free, and no reader keeps the log from being reset.
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("ROLLBACK")
+    assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    db.close()
+    assert lane.in_doubt()
