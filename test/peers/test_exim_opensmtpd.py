@@ -1,11 +1,16 @@
 """Mail leaves for Exim and for OpenSMTPD: TLS, chunks, logins, refusals, and a STARTTLS that never works."""
 
 import smtplib
+import tomllib
 import uuid
+from pathlib import Path
 
 import pytest
+from support.baseline import toml_text
 from support.daemon import Gateway
 from support.ports import wait_until
+
+INSTALLED = Path(__file__).parents[2] / "etc" / "mailgate.toml"
 
 SETTINGS = """
 [session.rcpt]
@@ -188,4 +193,18 @@ def test_a_ladder_of_tls_strategies_delivers_at_the_next_attempt(tmp_path, autho
         gateway.wait_queue_empty()
         log = gateway.log_text()
     assert log.count("delivery.start-tls-error") == 1
+    assert "delivery.start-tls-disabled" in log
+
+
+@pytest.mark.peer("opensmtpd")
+def test_the_ladder_of_the_installed_file_delivers_at_the_third_attempt(tmp_path, authority, opensmtpd, token):
+    queue = tomllib.loads(INSTALLED.read_text("utf-8"))["queue"]
+    installed = toml_text({"queue": {"strategy": {"tls": queue["strategy"]["tls"]}, "tls": queue["tls"]}})
+    port = opensmtpd.ports["tls"]
+    with Gateway(tmp_path, authority, changes=(SETTINGS, hop_config(port, authority, tls=""), installed)) as gateway:
+        send(gateway, token, "alice@smtpd.lab.example")
+        wait_until(lambda: with_token(opensmtpd.mailbox("alice"), token), 20, "the message")
+        gateway.wait_queue_empty()
+        log = gateway.log_text()
+    assert log.count("delivery.start-tls-error") == 2
     assert "delivery.start-tls-disabled" in log
