@@ -5,6 +5,7 @@ import hashlib
 import sqlite3
 import subprocess
 import sys
+import time
 from importlib.resources import files
 
 import pytest
@@ -15,18 +16,17 @@ from support.sink import NextHop
 
 from mailgate.queue.migrate import VERSION, version
 
-NOW_MS = "CAST(strftime('%s', 'now') AS INTEGER) * 1000"
 OCTETS = b"Subject: from before\r\n\r\nhello\r\n"
 
 # As program version 1 left them: one that waits, one that is delayed, one of a process that is gone.
 MAIL = f"""
-INSERT INTO message VALUES ({{id}}, {NOW_MS}, 'inline', '{{hash}}', {len(OCTETS)}, 'john@client.test',
+INSERT INTO message VALUES ({{id}}, {{now}}, 'inline', '{{hash}}', {len(OCTETS)}, 'john@client.test',
     'unauthenticated', NULL, NULL, NULL, NULL, 0, 0, NULL, '127.0.0.1', 25);
 INSERT INTO content VALUES ({{id}}, CAST('Subject: from before' || char(13, 10, 13, 10) || 'hello' || char(13, 10)
     AS BLOB), NULL);
 INSERT INTO recipient VALUES ({{id}}, 0, 'r{{id}}@relay.test', NULL, NULL, 'remote', 'quick', '{{state}}', NULL,
-    {NOW_MS}, {{retries}}, NULL, 0, 'ttl', 3600000, 0, NULL);
-INSERT INTO unit VALUES ({{id}}, 'remote', {NOW_MS}, {NOW_MS} + 3600000, {{owner}}, 1, {{until}});
+    {{now}}, {{retries}}, NULL, 0, 'ttl', 3600000, 0, NULL);
+INSERT INTO unit VALUES ({{id}}, 'remote', {{now}}, {{now}} + 3600000, {{owner}}, 1, {{until}});
 """
 
 # Ends the process by SIGKILL when so many statements have begun.
@@ -50,6 +50,7 @@ def old(tmp_path):
     """The file of a queue of version 1 with three messages."""
     digest = base64.urlsafe_b64encode(hashlib.sha256(OCTETS).digest()).rstrip(b"=").decode()
     path = tmp_path / "queue.sqlite"
+    now = int(time.time()) * 1000
     db = sqlite3.connect(path)
     db.execute("PRAGMA journal_mode = WAL")
     db.executescript(files("mailgate.queue").joinpath("schema.sql").read_text("utf-8"))
@@ -59,7 +60,7 @@ def old(tmp_path):
         (2, "temp_fail", 3, "NULL", "NULL"),
         (3, "scheduled", 0, "'another-boot/1/1'", 10**15),
     ):
-        text = MAIL.format(id=id, state=state, retries=retries, owner=owner, until=until, hash=digest)
+        text = MAIL.format(id=id, state=state, retries=retries, owner=owner, until=until, hash=digest, now=now)
         db.executescript(text)
     db.commit()
     db.close()
