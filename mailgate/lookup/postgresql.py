@@ -19,6 +19,7 @@ from mailgate.lookup.sql import MOST_ROWS, TABLE, placed, result
 from mailgate.lookup.store import StoreError, whole_number
 
 _UNDEFINED_TABLE = psycopg.errors.UndefinedTable
+_MADE_MEANWHILE = (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +128,20 @@ class PostgresqlConnection:
             with _told(self._password, _UNDEFINED_TABLE):
                 row = self._row(statement, key, given)
         except _UNDEFINED_TABLE:
+            self._make_table()
             with _told(self._password):
+                row = self._row(statement, key, given)
+        return "" if row is None else str(row[0])
+
+    def _make_table(self) -> None:
+        try:
+            with _told(self._password, *_MADE_MEANWHILE):
                 self._connection.execute(
                     f"CREATE TABLE IF NOT EXISTS {TABLE} (key text PRIMARY KEY, value text NOT NULL)".encode()
                 )
-                row = self._row(statement, key, given)
-        return "" if row is None else str(row[0])
+        except _MADE_MEANWHILE:
+            # PostgreSQL looks first and makes it then: of two at once one is told that it exists after all.
+            return
 
     def _row(self, statement: str, *arguments: str) -> tuple[object, ...] | None:
         return self._connection.execute(statement.encode(), arguments).fetchone()
