@@ -40,7 +40,10 @@ rm /etc/mailgate/conf.d/broken.toml
 say restart '/etc/init.d/mailgate restart; echo $?'
 say other '[ "$(main)" = '"$before"' ] || echo yes'
 kill -9 "$(main)"
-for i in $(seq 30); do [ "$(systemctl is-active mailgate)" = active ] && break; sleep 1; done
+for i in $(seq 60); do
+    [ "$(systemctl show mailgate -p NRestarts --value)" = 1 ] && [ "$(systemctl is-active mailgate)" = active ] && break
+    sleep 1
+done
 say crashed state
 sed -i '1i [session]\ntiemout = "5m"' /etc/mailgate/conf.d/host.toml
 say start 'systemctl restart mailgate; echo $?'
