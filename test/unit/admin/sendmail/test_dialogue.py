@@ -44,7 +44,8 @@ def test_a_session_puts_each_message_into_the_maildrop(client, tmp_path, size, n
         out += said
     assert ended
     assert codes(out) == [250, 250, 250, 250, 354, 250, 250, 250, 354, 250, 221]
-    first, second = drops(tmp_path)
+    # Within a millisecond the names have no order.
+    second, first = sorted(drops(tmp_path), key=lambda drop: drop[0].sender)
     envelope, octets = first
     assert (envelope.sender, envelope.ret, envelope.envid, envelope.smtputf8) == ("a@b.test", "HDRS", "i+1", True)
     assert envelope.recipients == (("x@y.test", "SUCCESS,DELAY", ""), ("z@y.test", "", "o@y.test"))
