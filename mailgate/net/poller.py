@@ -4,8 +4,8 @@ Twisted wraps each read of each connection in a logging context of its own: two
 copied dictionaries and seven calls, more than the read itself costs. Here the
 connections of all listeners wait in an epoll set of their own, which the
 reactor sees as one readable descriptor; when it is, every connection with
-something to do is served, a bounded number at a time, and the context is paid
-once. Everything else is Twisted's: ports, transports and TLS work unchanged,
+something to do is served until none is left or a bounded number has been, and
+the context is paid once. Everything else is Twisted's: ports, transports and TLS work unchanged,
 they are only given this object as the reactor they register with.
 """
 
@@ -35,8 +35,10 @@ _log = Logger(namespace="mailgate.net")
 _IN = select.EPOLLIN
 _OUT = select.EPOLLOUT
 _GONE = select.EPOLLHUP | select.EPOLLERR
-# Served before the reactor has its turn again.
+# Served before the reactor has its turn again, and how often it is asked who is next: a port that cannot
+# accept stays ready.
 _AT_ONCE = 256
+_ROUNDS = 16
 
 
 class Descriptor(Protocol):
@@ -126,32 +128,44 @@ class Poller:
         self._epoll.close()
 
     def doRead(self) -> None:
-        """Serve every descriptor that has an event, each by itself: what one does wrong ends it alone."""
-        descriptors, wanted = self._descriptors, self._wanted
-        for number, event in self._epoll.poll(0, _AT_ONCE):
-            descriptor = descriptors.get(number)
-            if descriptor is None:
-                continue
-            reading = False
-            why: Exception | None = None
-            try:
-                if event & _IN:
-                    reading = True
-                    why = descriptor.doRead()
-                    # The read may have closed it, or asked for another kind of event.
-                    if why is None and event & _OUT and wanted.get(number, 0) & _OUT:
-                        reading = False
-                        why = descriptor.doWrite()
-                elif event & _GONE:
-                    reading = bool(wanted.get(number, 0) & _IN)
-                    why = CONNECTION_DONE if reading else CONNECTION_LOST
-                else:
+        """Serve every descriptor that has an event, and those that get one meanwhile.
+
+        What was asked of the reactor for its next turn, such as handing messages
+        to the queue's writer, comes when there is nothing else to do.
+        """
+        left = _AT_ONCE
+        for _ in range(_ROUNDS):
+            ready = self._epoll.poll(0, left)
+            for number, event in ready:
+                descriptor = self._descriptors.get(number)
+                if descriptor is not None:
+                    self._serve(descriptor, number, event)
+            left -= len(ready)
+            if not ready or left <= 0 or self._epoll.closed:
+                return
+
+    def _serve(self, descriptor: Descriptor, number: int, event: int) -> None:
+        """Serve one descriptor by itself: what it does wrong ends it alone."""
+        reading = False
+        why: Exception | None = None
+        try:
+            if event & _IN:
+                reading = True
+                why = descriptor.doRead()
+                # The read may have closed it, or asked for another kind of event.
+                if why is None and event & _OUT and self._wanted.get(number, 0) & _OUT:
+                    reading = False
                     why = descriptor.doWrite()
-            except Exception as error:
-                _log.failure("{event}", event="connection.failed")
-                why = error
-            if why is not None:
-                self._disconnect(descriptor, why, reading)
+            elif event & _GONE:
+                reading = bool(self._wanted.get(number, 0) & _IN)
+                why = CONNECTION_DONE if reading else CONNECTION_LOST
+            else:
+                why = descriptor.doWrite()
+        except Exception as error:
+            _log.failure("{event}", event="connection.failed")
+            why = error
+        if why is not None:
+            self._disconnect(descriptor, why, reading)
 
     def _disconnect(self, descriptor: Descriptor, why: Exception, reading: bool) -> None:
         """As the reactor does it."""

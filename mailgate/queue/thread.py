@@ -1,8 +1,9 @@
 """One thread that does jobs in batches and reports each batch with one call.
 
-Jobs handed over in one turn of the reactor reach the thread together; those
-that arrive while it works wait, and are its next batch. So the busier it is,
-the larger its batches: neither side ever waits for a batch to fill.
+Jobs handed over in one turn of the reactor reach the thread together, or in
+groups where they are large; those that arrive while it works wait, and are its
+next batch. So the busier it is, the larger its batches: neither side ever
+waits for a batch to fill.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ R = TypeVar("R")
 
 BATCH_JOBS = 1000
 BATCH_OCTETS = 8 * 1024 * 1024
+# With so much to write the thread begins while the turn goes on and brings more.
+_GROUP_OCTETS = 256 * 1024
 
 _log = Logger(namespace="mailgate.queue")
 
@@ -119,6 +122,7 @@ class StoreThread(Generic[R]):
         self._closing = closing
         self._inbox: SimpleQueue[list[Job[R]] | None] = SimpleQueue()
         self._gathered: list[Job[R]] = []
+        self._gathered_octets = 0
         self._open = False
         self._started: Deferred[None] = Deferred()
         self._stopped: Deferred[None] = Deferred()
@@ -146,10 +150,13 @@ class StoreThread(Generic[R]):
         if not self._gathered:
             self._reactor.callLater(0, self._hand_over)
         self._gathered.append(job)
+        self._gathered_octets += job.octets
+        if self._gathered_octets >= _GROUP_OCTETS:
+            self._hand_over()
 
     def _hand_over(self) -> None:
         if self._gathered:
-            gathered, self._gathered = self._gathered, []
+            gathered, self._gathered, self._gathered_octets = self._gathered, [], 0
             self._inbox.put(gathered)
 
     def _opened(self) -> None:

@@ -167,6 +167,34 @@ def test_one_that_was_closed_by_another_in_the_same_round_is_not_touched(it):
     assert sorted([first.did, second.did]) == [[], [b"x"]]
 
 
+def test_one_that_gets_something_to_do_meanwhile_is_served_in_the_same_turn(it):
+    first, second = it.connection(), it.connection()
+    it.poller.addReader(first)
+    it.poller.addReader(second)
+    first.answer["read"] = lambda: second.peer.send(b"RSET") and None
+    first.peer.send(b"NOOP")
+    it.poller.doRead()
+    assert second.did == [b"RSET"]
+
+
+def test_one_that_is_always_ready_leaves_the_reactor_its_turn(it):
+    busy = it.connection()
+    it.poller.addReader(busy)
+    busy.answer["read"] = lambda: busy.peer.send(b"NOOP") and None
+    busy.peer.send(b"NOOP")
+    it.poller.doRead()
+    assert set(busy.did) == {b"NOOP"}
+
+
+def test_after_the_end_nothing_is_served(it):
+    ends = it.connection()
+    it.poller.addReader(ends)
+    ends.answer["read"] = it.poller.close
+    ends.peer.send(b"QUIT")
+    it.poller.doRead()
+    assert ends.did == [b"QUIT", ConnectionLost]
+
+
 def test_a_socket_that_was_closed_first_can_still_be_removed(it):
     one = it.connection()
     it.poller.addReader(one)

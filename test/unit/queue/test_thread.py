@@ -46,6 +46,14 @@ def test_jobs_of_one_turn_are_one_batch(reactor, worker, batches):
     assert batches == [5]
 
 
+def test_large_jobs_reach_the_thread_while_the_turn_goes_on(reactor, worker, batches):
+    deferreds = [submit(worker, octets=100_000) for _ in range(4)]
+    reactor.turn()
+    assert [d.called for d in deferreds] == [True, True, True, False]
+    reactor.run(deferreds[-1])
+    assert batches == [3, 1]
+
+
 def test_a_batch_ends_at_its_limits(reactor, worker, batches, monkeypatch):
     monkeypatch.setattr(thread, "BATCH_JOBS", 3)
     monkeypatch.setattr(thread, "BATCH_OCTETS", 100)
