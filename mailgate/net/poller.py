@@ -5,8 +5,9 @@ copied dictionaries and seven calls, more than the read itself costs. Here the
 connections of all listeners wait in an epoll set of their own, which the
 reactor sees as one readable descriptor; when it is, every connection with
 something to do is served until none is left or a bounded number has been, and
-the context is paid once. Everything else is Twisted's: ports, transports and TLS work unchanged,
-they are only given this object as the reactor they register with.
+the context is paid once. Everything else is Twisted's: ports, transports and
+TLS work unchanged, they are only given this object as the reactor they
+register with.
 """
 
 from __future__ import annotations
