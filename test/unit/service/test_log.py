@@ -8,7 +8,7 @@ import pytest
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from mailgate.service.log import LineObserver, ReopenedFile, value_text
+from mailgate.service.log import LineObserver, ReactorTurn, ReopenedFile, value_text
 
 
 def line(**event):
@@ -89,3 +89,90 @@ def test_a_file_that_was_moved_away_is_begun_anew(tmp_path):
     assert (tmp_path / "log.1").read_text() == "one\n"
     assert path.read_text() == "two\n"
     assert os.stat(path).st_mode & 0o007 == 0
+
+
+class Turn:
+    """A turn that ends when told to."""
+
+    def __init__(self):
+        self.on = True
+        self.calls = []
+
+    def goes_on(self):
+        return self.on
+
+    def at_its_end(self, call):
+        self.calls.append(call)
+
+    def end(self):
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
+
+@pytest.fixture
+def told():
+    out, turn = io.StringIO(), Turn()
+    log = LineObserver(out, turn=turn)
+
+    def tell(event, level=LogLevel.info):
+        log({"log_level": level, "log_time": 1767225600.25, "event": event})
+
+    def events():
+        return [row.split(" ")[2] for row in out.getvalue().splitlines()]
+
+    tell.turn, tell.events = turn, events
+    return tell
+
+
+def test_lines_of_a_turn_are_written_at_its_end(told):
+    told("one")
+    told("two")
+    assert told.events() == []
+    assert len(told.turn.calls) == 1
+    told.turn.end()
+    assert told.events() == ["one", "two"]
+    told("three")
+    told.turn.end()
+    assert told.events() == ["one", "two", "three"]
+
+
+def test_what_is_worse_than_info_is_written_at_once_and_after_what_waits(told):
+    told("one")
+    told("bad", LogLevel.warn)
+    assert told.events() == ["one", "bad"]
+    told.turn.end()
+    told("two")
+    told.turn.end()
+    assert told.events() == ["one", "bad", "two"]
+
+
+def test_nothing_waits_once_no_turn_goes_on(told):
+    told("one")
+    told.turn.on = False
+    told("last")
+    assert told.events() == ["one", "last"]
+
+
+def test_outside_of_a_running_reactor_there_is_no_turn():
+    assert ReactorTurn().goes_on() is False
+
+
+class Telling:
+    """A value that logs while it is shown."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def __str__(self):
+        self.log({"log_level": LogLevel.info, "log_time": 1767225600.25, "event": "inner"})
+        return "shown"
+
+
+def test_a_value_that_logs_while_it_is_shown_blocks_nothing():
+    out, turn = io.StringIO(), Turn()
+    log = LineObserver(out, turn=turn)
+    log({"log_level": LogLevel.info, "log_time": 1767225600.25, "event": "outer", "value": Telling(log)})
+    turn.end()
+    turn.end()
+    assert [row.split(" ")[2:] for row in out.getvalue().splitlines()] == [["outer", "value=shown"], ["inner"]]
