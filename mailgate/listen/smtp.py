@@ -31,7 +31,6 @@ from mailgate.mail import replies
 from mailgate.mail.reply import Reply
 from mailgate.mail.session import Session
 from mailgate.mail.verdict import Reason
-from mailgate.net.outlet import Outlet
 from mailgate.net.tls import ServerTls, agreed
 from mailgate.session.driver import Driver
 from mailgate.session.site import Site
@@ -114,7 +113,6 @@ class SmtpShell(TwistedProtocol):
     """One connection of an SMTP, submission or LMTP listener."""
 
     _client: ClientTransport
-    _outlet: Outlet
 
     def __init__(self, site: Site, tls: ServerTls | None, connections: Connections) -> None:
         self._site = site
@@ -148,7 +146,6 @@ class SmtpShell(TwistedProtocol):
         # Twisted declares less than every TCP transport has; asking each one would cost more than greeting it.
         transport: ClientTransport = vars(self)["transport"]
         self._client = transport
-        self._outlet = Outlet(transport)
         try:
             self._begin(transport)
         except Exception:
@@ -319,7 +316,7 @@ class SmtpShell(TwistedProtocol):
 
     def _flush(self, out: list[bytes]) -> None:
         if out and not self._lost:
-            self._outlet.send(out[0] if len(out) == 1 else b"".join(out))
+            self._client.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _settle(self, step: Step | Deferred[Step]) -> None:
         """Act on a step, now or when it is there."""
@@ -332,7 +329,7 @@ class SmtpShell(TwistedProtocol):
 
     def _act(self, step: Step) -> None:
         if step.octets and not self._lost:
-            self._outlet.send(step.octets)
+            self._client.write(step.octets)
         if step.then is not Then.GO_ON:
             self._finish(step.then)
 
@@ -399,7 +396,6 @@ class SmtpShell(TwistedProtocol):
         if not self._site.listener.tls.implicit:
             transport.unregisterProducer()
             self._read_on()
-        self._outlet.into_tls()
         transport.startTLS(self._tls)
         # RFC 3207 4.2: what was sent in clear before TLS is not part of the session.
         self._core.tls_started()
@@ -481,7 +477,7 @@ class SmtpShell(TwistedProtocol):
         self._give_up()
         transport = self._client
         if farewell:
-            self._outlet.send(farewell)
+            self._client.write(farewell)
         # A producer that stays registered, or paused reading, would keep a TLS connection from closing.
         transport.unregisterProducer()
         self._read_on()

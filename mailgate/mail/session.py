@@ -97,3 +97,20 @@ class Session:
             self.auth_errors,
             self.rcpt_errors,
         )
+
+    def secured(self, tls: Tls) -> Session:
+        """The session after STARTTLS: what the client said of itself before is forgotten (RFC 3207 4.2)."""
+        return Session(
+            self.id,
+            self.listener,
+            self.protocol,
+            self.remote_ip,
+            self.remote_port,
+            self.local_ip,
+            self.local_port,
+            self.hostname,
+            tls,
+            self.tls_offered,
+            auth_errors=self.auth_errors,
+            rcpt_errors=self.rcpt_errors,
+        )

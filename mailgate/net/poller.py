@@ -5,31 +5,31 @@ copied dictionaries and seven calls, more than the read itself costs. Here the
 connections of all listeners wait in an epoll set of their own, which the
 reactor sees as one readable descriptor; when it is, every connection with
 something to do is served until none is left or a bounded number has been, and
-the context is paid once. Everything else is Twisted's: ports, transports and
-TLS work unchanged, they are only given this object as the reactor they
-register with.
+the context is paid once. Ports and connections are Twisted's but for what
+`net/transport.py` says; they are given this object as the reactor they register
+with.
 """
 
 from __future__ import annotations
 
 import select
 import socket
+from collections.abc import Callable
 from typing import Protocol
 
-from twisted.internet import tcp
-from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IConnector,
-    IHalfCloseableDescriptor,
     IListeningPort,
     IReadDescriptor,
 )
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.posixbase import PosixReactorBase
-from twisted.internet.protocol import ClientFactory, ServerFactory
+from twisted.internet.protocol import ClientFactory, ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from mailgate.net.transport import Connector, Port
 
 _log = Logger(namespace="mailgate.net")
 
@@ -40,6 +40,8 @@ _GONE = select.EPOLLHUP | select.EPOLLERR
 # accept stays ready.
 _AT_ONCE = 256
 _ROUNDS = 16
+# How long what waits for a moment without anything to do may be put off.
+_BUSY_SECONDS = 0.002
 
 
 class Descriptor(Protocol):
@@ -55,10 +57,6 @@ class Descriptor(Protocol):
 
     def doWrite(self) -> Exception | None:
         """As `IWriteDescriptor.doWrite`."""
-        ...
-
-    def readConnectionLost(self, reason: Failure) -> None:
-        """As `IHalfCloseableDescriptor.readConnectionLost`."""
         ...
 
     def connectionLost(self, reason: Failure) -> None:
@@ -77,6 +75,10 @@ class Poller:
         self._wanted: dict[int, int] = {}
         """The events each descriptor waits for."""
         self._is_watched = False
+        self._served = 0
+        """Events since `_look` was there last."""
+        self._when_idle: list[Callable[[], None]] = []
+        self._busy_until = 0.0
         self.callLater = reactor.callLater
 
     # --- for those who listen and connect ----------------------------------------------
@@ -86,7 +88,7 @@ class Poller:
     ) -> IListeningPort:
         """As `IReactorSocket.adoptStreamPort`, for TCP."""
         # What the reactor's own method does; it would register the port with itself.
-        port = tcp.Port._fromListeningDescriptor(self, fileDescriptor, addressFamily, factory)
+        port = Port._fromListeningDescriptor(self, fileDescriptor, addressFamily, factory)
         port.startListening()
         adopted: IListeningPort = port
         return adopted
@@ -100,10 +102,31 @@ class Poller:
         bindAddress: tuple[str, int] | None = None,
     ) -> IConnector:
         """As `IReactorTCP.connectTCP`, to an IP address."""
-        connector = tcp.Connector(host, port, factory, timeout, bindAddress, self)
+        connector = Connector(host, port, factory, timeout, bindAddress, self)
         connector.connect()
         made: IConnector = connector
         return made
+
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Have something called, once, after a turn in which there was nothing to serve, or soon in any case.
+
+        For what another thread goes on with: two threads that both have work
+        take the interpreter from each other, which on two processors costs
+        more than the second one gains.
+        """
+        if not self._when_idle:
+            self._busy_until = self._reactor.seconds() + _BUSY_SECONDS
+            self._reactor.callLater(0, self._look)
+        self._when_idle.append(call)
+
+    def _look(self) -> None:
+        served, self._served = self._served, 0
+        if served and self._reactor.seconds() < self._busy_until:
+            self._reactor.callLater(0, self._look)
+            return
+        calls, self._when_idle = self._when_idle, []
+        for call in calls:
+            call()
 
     # --- towards the reactor ---------------------------------------------------------
 
@@ -125,14 +148,13 @@ class Poller:
             return
         self._reactor.removeReader(self)
         for descriptor in tuple(self._descriptors.values()):
-            self._disconnect(descriptor, CONNECTION_LOST, reading=False)
+            self._disconnect(descriptor, CONNECTION_LOST)
         self._epoll.close()
 
     def doRead(self) -> None:
         """Serve every descriptor that has an event, and those that get one meanwhile.
 
-        What was asked of the reactor for its next turn, such as handing messages
-        to the queue's writer, comes when there is nothing else to do.
+        What was asked of the reactor for its next turn comes when there is nothing else to do.
         """
         left = _AT_ONCE
         for _ in range(_ROUNDS):
@@ -142,40 +164,34 @@ class Poller:
                 if descriptor is not None:
                     self._serve(descriptor, number, event)
             left -= len(ready)
+            self._served += len(ready)
             if not ready or left <= 0 or self._epoll.closed:
                 return
 
     def _serve(self, descriptor: Descriptor, number: int, event: int) -> None:
         """Serve one descriptor by itself: what it does wrong ends it alone."""
-        reading = False
         why: Exception | None = None
         try:
             if event & _IN:
-                reading = True
                 why = descriptor.doRead()
                 # The read may have closed it, or asked for another kind of event.
                 if why is None and event & _OUT and self._wanted.get(number, 0) & _OUT:
-                    reading = False
                     why = descriptor.doWrite()
             elif event & _GONE:
-                reading = bool(self._wanted.get(number, 0) & _IN)
-                why = CONNECTION_DONE if reading else CONNECTION_LOST
+                why = CONNECTION_DONE if self._wanted.get(number, 0) & _IN else CONNECTION_LOST
             else:
                 why = descriptor.doWrite()
         except Exception as error:
             _log.failure("{event}", event="connection.failed")
             why = error
         if why is not None:
-            self._disconnect(descriptor, why, reading)
+            self._disconnect(descriptor, why)
 
-    def _disconnect(self, descriptor: Descriptor, why: Exception, reading: bool) -> None:
-        """As the reactor does it."""
+    def _disconnect(self, descriptor: Descriptor, why: Exception) -> None:
+        """As the reactor does it; none of ours goes on where only one direction has ended."""
         self.removeReader(descriptor)
-        if reading and isinstance(why, ConnectionDone) and IHalfCloseableDescriptor.providedBy(descriptor):
-            descriptor.readConnectionLost(Failure(why))
-            return
         self.removeWriter(descriptor)
-        descriptor.connectionLost(Failure(why))
+        descriptor.connectionLost(connectionDone if why is CONNECTION_DONE else Failure(why))
 
     # --- towards ports and connections -------------------------------------------------
 

@@ -151,7 +151,7 @@ class Driver:
         """TLS is on after STARTTLS: what the client said before is forgotten (RFC 3207 4.2)."""
         self._end_transaction("starttls")
         self._login.end()
-        self.session = replace(self.session, tls=tls, helo=None, extended=False, identity=None)
+        self.session = self.session.secured(tls)
         self._use(self._site.in_tls)
         return settle(self._after_tls(), self._cannot_go_on)
 

@@ -24,6 +24,15 @@ class Around(Clock):
         if reader in self.readers:
             self.readers.remove(reader)
 
+    def turn(self, seconds=0.0):
+        """One turn: what is asked for in it comes in the next."""
+        self.rightNow += seconds
+        due = [call for call in self.calls if call.getTime() <= self.seconds()]
+        self.calls = [call for call in self.calls if call not in due]
+        for call in due:
+            call.called = 1
+            call.func(*call.args, **call.kw)
+
 
 class Connection:
     """One end of a pair of sockets, registered; what happens to it goes into `did`."""
@@ -212,3 +221,39 @@ def test_the_end_ends_every_connection(it):
     assert it.around.readers == []
     assert it.poller.fileno() == -1
     it.poller.close()
+
+
+def test_what_waits_for_an_idle_moment_comes_after_a_turn_without_an_event(it):
+    connection = it.connection()
+    it.poller.addReader(connection)
+    called = []
+    connection.answer["read"] = lambda: it.poller.when_idle(lambda: called.append("first"))
+    connection.peer.send(b"one")
+    it.poller.doRead()
+    connection.answer.clear()
+    it.poller.when_idle(lambda: called.append("second"))
+    it.around.turn()
+    assert called == []
+    connection.peer.send(b"two")
+    it.poller.doRead()
+    it.around.turn()
+    assert called == []
+    it.around.turn()
+    assert called == ["first", "second"]
+    it.around.turn()
+    assert called == ["first", "second"]
+
+
+def test_nothing_waits_long_for_an_idle_moment(it):
+    connection = it.connection()
+    it.poller.addReader(connection)
+    called = []
+    it.poller.when_idle(lambda: called.append(it.around.seconds()))
+    while not called:
+        connection.peer.send(b"busy")
+        it.poller.doRead()
+        it.around.turn(0.0005)
+    assert 0.002 <= called[0] < 0.003
+    it.poller.when_idle(lambda: called.append("again"))
+    it.around.turn()
+    assert called[1:] == ["again"]
