@@ -16,11 +16,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.queue.content import BLOCK_OCTETS, content
+from mailgate.queue.entry import content_hash, hash_text
 from mailgate.queue.item import QueueItem
 from mailgate.queue.place import os_failure, sqlite_failure
 from mailgate.queue.spool import RunBlocking
 from mailgate.queue.store import StoreFailed
-from mailgate.queue.tables import content_hash, hash_text, items
+from mailgate.queue.tables import items
 from mailgate.queue.thread import Call, Job, StoreReactor, StoreThread
 
 T = TypeVar("T")

@@ -26,6 +26,7 @@ from mailgate.queue import lease as host
 from mailgate.queue import place, reads, recover
 from mailgate.queue.connection import connect
 from mailgate.queue.content import BLOCK_OCTETS
+from mailgate.queue.entry import Entry, entry, hash_text
 from mailgate.queue.item import (
     Lapsed,
     Late,
@@ -44,7 +45,7 @@ from mailgate.queue.reads import Reader, StoredContent
 from mailgate.queue.repair import repair_ledger, repair_message
 from mailgate.queue.spool import FileSpool, RunBlocking
 from mailgate.queue.store import ContentReader, StoreFailed
-from mailgate.queue.tables import Recorded, Tables, hash_text, items
+from mailgate.queue.tables import Recorded, Tables, items
 from mailgate.queue.thread import DelayedCall, StoreReactor
 from mailgate.queue.writer import Writer
 
@@ -71,7 +72,9 @@ class SqliteStore:
     message are garbage after `garbage_age`, which must be longer than any
     inbound session. The journal outlives a power cut only when it is synced.
     `process` (0 to 63) differs between the processes that
-    make queue ids for one store. `boot_ms` is a clock nobody can set.
+    make queue ids for one store. `boot_ms` is a clock nobody can set. `soon`
+    says when changes go to the writer's thread: by default in the reactor's
+    next turn.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class SqliteStore:
         process: int = 0,
         wall_ms: Callable[[], int] = host.wall_ms,
         boot_ms: Callable[[], int] = host.boot_ms,
+        soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self._path = path
         self._spool_dir = spool_dir
@@ -101,7 +105,7 @@ class SqliteStore:
         self._wall_ms = wall_ms
         self._boot_ms = boot_ms
         self._space = place.Space((os.path.dirname(path) or ".", spool_dir), min_free_octets)
-        self._writer = Writer(reactor, self._space, self._open, self._close)
+        self._writer = Writer(reactor, self._space, self._open, self._close, soon)
         self._writer.marks_are_synced = journal_synced
         self._reader = Reader(reactor, lambda: connect(path, write=False))
         self._in_files: WeakValueDictionary[int, FileSpool] = WeakValueDictionary()
@@ -311,19 +315,19 @@ class SqliteStore:
         """
         if lease.item.spooled or (dsn is not None and dsn.content.path is not None):
             return Deferred.fromCoroutine(self._record_with_files(lease, updates, dsn, end, closes, silenced))
-        notice = None if dsn is None else (dsn, None)
+        notice = None if dsn is None else entry(dsn)
         return self._record(lease, updates, notice, end, closes, silenced).addCallback(_was_kept)
 
     def _record(
         self,
         lease: Lease,
         updates: Sequence[RecipientUpdate],
-        notice: tuple[NewMessage, str | None] | None,
+        notice: Entry | None,
         end: bool,
         closes: bool,
         silenced: frozenset[int],
     ) -> Deferred[Recorded | frozenset[int]]:
-        octets = 0 if notice is None else len(notice[0].prefix) + len(notice[0].content.octets or b"")
+        octets = 0 if notice is None else len(notice.of.prefix) + len(notice.of.content.octets or b"")
         return self._writer.submit(lambda tables: tables.record(lease, updates, notice, end, closes, silenced), octets)
 
     async def _record_with_files(
@@ -337,10 +341,10 @@ class SqliteStore:
     ) -> bool | frozenset[int]:
         dsn_file = dsn.id if dsn is not None and dsn.content.path is not None else None
         try:
-            notice: tuple[NewMessage, str | None] | None = None
+            notice: Entry | None = None
             if dsn is not None:
                 self._take_over(dsn)
-                notice = (dsn, None if dsn_file is None else await self._file_hash(dsn))
+                notice = entry(dsn, None if dsn_file is None else await self._file_hash(dsn))
             done = await self._record(lease, updates, notice, end, closes, silenced)
         except StoreFailed:
             # Only now is it known that nothing refers to the file: one who gives up waiting does not know.

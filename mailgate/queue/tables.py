@@ -16,22 +16,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from base64 import urlsafe_b64encode
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from hashlib import sha256
 from itertools import chain
 
 from mailgate.crash.point import ARMED, passed
 from mailgate.queue import journal, late, rows
 from mailgate.queue import lease as host
+from mailgate.queue.entry import Entry
 from mailgate.queue.item import (
     Lapsed,
     Late,
     Lease,
-    NewMessage,
-    QueuedRecipient,
     QueueItem,
     RecipientUpdate,
     State,
@@ -40,8 +37,6 @@ from mailgate.queue.item import (
     Whereabouts,
 )
 from mailgate.queue.ledger import Admission, admit
-from mailgate.queue.place import spool_name
-from mailgate.queue.schedule import due_ms, expires_ms
 from mailgate.queue.store import QuotaExceeded
 from mailgate.queue.units import FINAL, settle, units_found
 
@@ -86,9 +81,6 @@ DELETE FROM maildrop WHERE name IN (
     AND substr(name || '#', 1, instr(name || '#', '#') - 1) NOT IN (SELECT value FROM json_each(?)) LIMIT ?)"""
 
 
-_HASHED_AT_ONCE = 16_384
-
-
 class Recorded(Enum):
     """What became of a result."""
 
@@ -97,23 +89,6 @@ class Recorded(Enum):
     STORED = "stored"
     REMOVED = "removed"
     """Stored, and the message is gone: nothing was left to do."""
-
-
-def content_hash(stored: bytes) -> str:
-    """SHA-256 of a message's stored octets, base64url without padding."""
-    if len(stored) > _HASHED_AT_ONCE:
-        return hash_text(sha256(stored).digest())
-    # Above 2047 octets hashlib lets other threads run, and waits for them longer than a small hash takes.
-    hashed = sha256()
-    view = memoryview(stored)
-    for at in range(0, len(stored), 2047):
-        hashed.update(view[at : at + 2047])
-    return hash_text(hashed.digest())
-
-
-def hash_text(digest: bytes) -> str:
-    """A digest as the queue shows it."""
-    return urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
 
 class _Rows:
@@ -158,39 +133,24 @@ class Tables:
             )
         )
 
-    def insert(self, messages: Sequence[tuple[NewMessage, str | None]]) -> Mapping[int, QuotaExceeded]:
-        """Add messages with content, recipients and units; the text is the hash of a content in a file.
+    def insert(self, new: Sequence[Entry]) -> Mapping[int, QuotaExceeded]:
+        """Add messages with content, recipients and units.
 
-        A message that a quota has no room for is left out: the answer names those, by their place in `messages`.
+        A message that a quota has no room for is left out: the answer names those, by their place in `new`.
         """
         admission: Admission | None = None
-        if any(message.charges for message, _ in messages):
-            admission = admit(self.db, [message for message, _ in messages])
-            messages = [each for place, each in enumerate(messages) if place not in admission.refused]
-        message_rows: list[rows.Row] = []
-        content_rows: list[rows.Row] = []
-        recipient_rows: list[rows.Row] = []
-        unit_rows: list[rows.Row] = []
-        drop_rows: list[rows.Row] = []
-        for message, digest in messages:
-            if message.content.octets is not None:
-                stored = message.prefix + message.content.octets
-                content_rows.append((message.id, stored, None))
-                digest = content_hash(stored)
-            else:
-                content_rows.append((message.id, message.prefix, spool_name(message.id)))
-            if digest is None:
-                raise ValueError(f"message {message.id:016x} has neither octets nor the hash of its file")
-            message_rows.append(rows.message_row(message, digest))
-            recipient_rows += [rows.recipient_row(message, recipient) for recipient in message.recipients]
-            unit_rows += _unit_rows(message)
-            if message.drops:
-                drop_rows += [(name, message.id, message.created_ms) for name in message.drops]
-        for table, new in zip(self._new, (message_rows, content_rows, recipient_rows, unit_rows), strict=True):
-            table.insert(new)
-        if drop_rows:
+        if any(each.of.charges for each in new):
+            admission = admit(self.db, [each.of for each in new])
+            new = [each for place, each in enumerate(new) if place not in admission.refused]
+        messages, contents, recipients, units = self._new
+        messages.insert([each.message for each in new])
+        contents.insert([each.content for each in new])
+        recipients.insert([row for each in new for row in each.recipients])
+        units.insert([row for each in new for row in each.units])
+        drops = [row for each in new for row in each.drops]
+        if drops:
             # A name that is there already fails the message: it is in the queue.
-            self.db.executemany("INSERT INTO maildrop (name, message_id, taken) VALUES (?, ?, ?)", drop_rows)
+            self.db.executemany("INSERT INTO maildrop (name, message_id, taken) VALUES (?, ?, ?)", drops)
         if admission is None:
             return {}
         admission.write(self.db)
@@ -249,7 +209,7 @@ class Tables:
         self,
         lease: Lease,
         updates: Sequence[RecipientUpdate],
-        dsn: tuple[NewMessage, str | None] | None,
+        dsn: Entry | None,
         end: bool,
         closes: bool = True,
         silenced: frozenset[int] = frozenset(),
@@ -342,27 +302,6 @@ def items(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, QueueItem]:
 
 def _places(columns: str) -> str:
     return "(" + ",".join("?" * (columns.count(",") + 1)) + ")"
-
-
-def _unit_rows(message: NewMessage) -> list[rows.Row]:
-    """One row for each virtual queue, its moments the least of its recipients."""
-    created = message.created_ms
-    if len(message.recipients) == 1:
-        only = message.recipients[0]
-        return [(message.id, only.queue, due_ms(only, created), expires_ms(only, created), 0)]
-    by_queue: dict[str, list[QueuedRecipient]] = {}
-    for recipient in message.recipients:
-        by_queue.setdefault(recipient.queue, []).append(recipient)
-    return [
-        (
-            message.id,
-            queue,
-            min((due for due in (due_ms(r, created) for r in inside) if due is not None), default=None),
-            min((end for end in (expires_ms(r, created) for r in inside) if end is not None), default=None),
-            0,
-        )
-        for queue, inside in by_queue.items()
-    ]
 
 
 def _delivers_all(lease: Lease, updates: Sequence[RecipientUpdate]) -> bool:

@@ -1,8 +1,8 @@
 """One thread that does jobs in batches and reports each batch with one call.
 
-Jobs handed over in one turn of the reactor reach the thread together, or in
-groups where they are large; those that arrive while it works wait, and are its
-next batch. So the busier it is, the larger its batches: neither side ever
+Jobs handed over in one turn of the reactor, or until it has nothing else to do
+(`soon`), reach the thread together, or in groups where they are large; those
+that arrive while it works wait, and are its next batch. So the busier it is, the larger its batches: neither side ever
 waits for a batch to fill.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Generic, Protocol, TypeVar
@@ -60,6 +61,9 @@ class Job(ABC, Generic[R]):
 
     octets = 0
     """What it weighs in a batch."""
+
+    def make_ready(self) -> None:
+        """Make what `run` needs, on the reactor thread, just before the thread takes it. What it raises fails it."""
 
     @abstractmethod
     def run(self, resource: R) -> None:
@@ -114,7 +118,9 @@ class StoreThread(Generic[R]):
         opening: Callable[[], R],
         work: Callable[[R, Sequence[Job[R]]], None],
         closing: Callable[[R], None],
+        soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
+        """`soon` has something called on the reactor thread; the default is its next turn."""
         self._name = name
         self._reactor = reactor
         self._opening = opening
@@ -123,6 +129,7 @@ class StoreThread(Generic[R]):
         self._inbox: SimpleQueue[list[Job[R]] | None] = SimpleQueue()
         self._gathered: list[Job[R]] = []
         self._gathered_octets = 0
+        self._soon = soon if soon is not None else partial(reactor.callLater, 0)
         self._open = False
         self._started: Deferred[None] = Deferred()
         self._stopped: Deferred[None] = Deferred()
@@ -148,7 +155,7 @@ class StoreThread(Generic[R]):
             job.fire()
             return
         if not self._gathered:
-            self._reactor.callLater(0, self._hand_over)
+            self._soon(self._hand_over)
         self._gathered.append(job)
         self._gathered_octets += job.octets
         if self._gathered_octets >= _GROUP_OCTETS:
@@ -157,7 +164,7 @@ class StoreThread(Generic[R]):
     def _hand_over(self) -> None:
         if self._gathered:
             gathered, self._gathered, self._gathered_octets = self._gathered, [], 0
-            self._inbox.put(gathered)
+            self._inbox.put([job for job in gathered if _is_ready(job)])
 
     def _opened(self) -> None:
         self._open = True
@@ -204,6 +211,18 @@ class StoreThread(Generic[R]):
             for job in batch:
                 job.fail(StoreFailed(repr(error)))
         self._reactor.callFromThread(_fire, batch)
+
+
+def _is_ready(job: Job[R]) -> bool:
+    """Make a job ready. One after the other they run from the processor's cache, which each by itself does not."""
+    try:
+        job.make_ready()
+    except Exception as error:
+        _log.failure("{event}", event="queue.job-failed")
+        job.fail(StoreFailed(repr(error)))
+        job.fire()
+        return False
+    return True
 
 
 def _batch(waiting: deque[Job[R]]) -> list[Job[R]]:

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from mailgate.crash.point import ARMED, passed, passing
+from mailgate.queue.entry import Entry, entry
 from mailgate.queue.item import NewMessage
 from mailgate.queue.place import Space, os_failure, sqlite_failure
 from mailgate.queue.store import StoreFailed
@@ -39,16 +40,27 @@ _CHANGE_OCTETS = 4096
 class Insertion(Job[Tables]):
     """A new message. `digest` is the hash of a content that is in a file."""
 
+    _entry: Entry
+
     def __init__(self, message: NewMessage, digest: str | None) -> None:
-        self.message = message
-        self.digest = digest
+        self._message = message
+        self._digest = digest
         self.octets = message.size_octets if message.content.octets is not None else len(message.prefix)
         self.deferred: Deferred[None] = Deferred()
         self._error: StoreFailed | None = None
 
+    @property
+    def entry(self) -> Entry:
+        """The rows, once it is ready."""
+        return self._entry
+
+    def make_ready(self) -> None:
+        """Make the rows. Raises `ValueError` for a content in a file without its hash."""
+        self._entry = entry(self._message, self._digest)
+
     def run(self, resource: Tables) -> None:
         """Insert this message alone."""
-        for exceeded in resource.insert(((self.message, self.digest),)).values():
+        for exceeded in resource.insert((self._entry,)).values():
             raise exceeded
 
     def fail(self, error: StoreFailed) -> None:
@@ -76,12 +88,14 @@ class Writer:
         space: Space,
         opening: Callable[[], Tables],
         closing: Callable[[Tables], None],
+        soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
+        """`soon` as `StoreThread` has it."""
         self._space = space
         self.marks_are_synced = True
         """Whether what only the journal says is synced like everything else."""
         self._is_synced = True
-        self._thread = StoreThread("queue-writer", reactor, opening, self._work, closing)
+        self._thread = StoreThread("queue-writer", reactor, opening, self._work, closing, soon)
         self._since_checkpoint = 0
 
     def start(self) -> Deferred[None]:
@@ -156,7 +170,7 @@ def _commit_together(tables: Tables, batch: Sequence[Job[Tables]]) -> bool:
         insertions = [job for job in batch if isinstance(job, Insertion)]
         refused: Mapping[int, StoreFailed] = {}
         if insertions:
-            refused = tables.insert([(job.message, job.digest) for job in insertions])
+            refused = tables.insert([job.entry for job in insertions])
         if len(insertions) < len(batch):
             for job in batch:
                 if not isinstance(job, Insertion):

@@ -304,6 +304,7 @@ def build(settings: Settings, reactor: PosixReactorBase, secrets: Collection[str
 
     Raises `Unbuildable`.
     """
+    poller = Poller(reactor)
     store = SqliteStore(
         settings.queue_file,
         settings.queue.spool,
@@ -313,10 +314,10 @@ def build(settings: Settings, reactor: PosixReactorBase, secrets: Collection[str
         min_free_octets=min_free_octets(settings),
         lease=settings.queue.lease,
         journal_synced=settings.queue.journal == "sync",
+        soon=poller.when_idle,
     )
     parts = _Parts(settings, reactor, store)
     client_tls = ClientTls()
-    poller = Poller(reactor)
     idle = IdleConnections(reactor, lambda queue: wake.slots(queue))
     remote = Attempt(
         store,

@@ -20,6 +20,7 @@ from support.sqlite_store import recipient as queued
 from mailgate.admin.control import Request, ask
 from mailgate.admin.order import PAGE_MESSAGES
 from mailgate.queue.connection import connect
+from mailgate.queue.entry import entry
 from mailgate.queue.item import Content, NewMessage, Source
 from mailgate.queue.tables import Tables
 
@@ -398,7 +399,7 @@ def test_a_change_is_about_every_match_however_many_pages_they_are(gateway):
     )
     with contextlib.closing(connect(str(gateway.queue_path), write=True)) as db:
         db.execute("BEGIN IMMEDIATE")
-        Tables(db, "test", 60_000).insert([(message, None) for message in messages])
+        Tables(db, "test", 60_000).insert([entry(message) for message in messages])
         db.execute("COMMIT")
     found = change(gateway, "hold", "-d", "bulk.test", "--dry-run")
     assert (found["matched"], found["changed"], len(set(found["ids"]))) == (count, count, count)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from support.queue_invariants import violations
 from support.sqlite_store import NOW_MS
 
+from mailgate.queue.entry import entry
 from mailgate.queue.item import Content, NewMessage, Source
 from mailgate.queue.migrate import migrate
 from mailgate.queue.sqlite import connect
@@ -38,7 +39,7 @@ class QueueTables:
         """Insert a message."""
         facts = {"source": Source.UNAUTHENTICATED, "return_path": "sender@example.org"} | facts
         content = Content(len(OCTETS), octets=OCTETS)
-        self.tables.insert([(NewMessage(id, NOW_MS, b"", content, recipients=recipients, **facts), None)])
+        self.tables.insert([entry(NewMessage(id, NOW_MS, b"", content, recipients=recipients, **facts))])
         return id
 
     def claim(self, queue="remote"):

@@ -6,6 +6,7 @@ import pytest
 
 from mailgate.admin.mailq import main
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
+from mailgate.queue.entry import entry
 from mailgate.queue.item import Content, ExpiresBy, Expiry, NewMessage, QueuedRecipient, Source, State
 from mailgate.queue.lease import Owner, boot_ms
 from mailgate.queue.migrate import migrate
@@ -59,7 +60,7 @@ def queue(tmp_path, monkeypatch):
             migrate(db)
             tables = Tables(db, "test", 60_000)
             db.execute("BEGIN IMMEDIATE")
-            tables.insert([(each, None) for each in messages])
+            tables.insert([entry(each) for each in messages])
             db.execute(
                 "UPDATE unit SET lease_owner = ?, lease_until = ? WHERE message_id = ?",
                 (Owner.this_process().text, boot_ms() + HOUR, 0xA4),

@@ -8,6 +8,7 @@ import pytest
 from mailgate.admin import output
 from mailgate.admin.main import main
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
+from mailgate.queue.entry import entry
 from mailgate.queue.item import Content, ExpiresBy, Expiry, NewMessage, QueuedRecipient, Source, State
 from mailgate.queue.lease import Owner, boot_ms
 from mailgate.queue.migrate import migrate
@@ -128,7 +129,7 @@ def empty(place):
 @pytest.fixture
 def filled(empty):
     db = connect(f"{empty}/queue.sqlite", write=True)
-    Tables(db, "", 60_000).insert(messages(empty / "spool"))
+    Tables(db, "", 60_000).insert([entry(each, digest) for each, digest in messages(empty / "spool")])
     db.close()
     return empty
 

@@ -10,6 +10,7 @@ from support.sqlite_store import DAY_MS, NOW_MS, recipient
 from mailgate.mail.status import ErrorKind, RecipientStatus
 from mailgate.queue.check import counts, problems
 from mailgate.queue.connection import connect
+from mailgate.queue.entry import entry
 from mailgate.queue.item import Content, NewMessage, Source, State
 from mailgate.queue.migrate import migrate
 from mailgate.queue.place import spool_name
@@ -37,12 +38,12 @@ class Queue:
             recipient(0, state=State.COMPLETED, status=DONE, retry_due_ms=None, dsn_sent=True),
             recipient(1, state=State.TEMP_FAIL, status=DNS, retry_due_ms=LATER),
         )
-        tables.insert([(self.message(1, Content(len(octets), octets=octets), people), None)])
+        tables.insert([entry(self.message(1, Content(len(octets), octets=octets), people))])
         self.put(2, FILE)
         digest = urlsafe_b64encode(sha256(FILE).digest()).rstrip(b"=").decode()
-        tables.insert([(self.message(2, Content(len(FILE), path="x"), (recipient(retry_due_ms=LATER),)), digest)])
+        tables.insert([entry(self.message(2, Content(len(FILE), path="x"), (recipient(retry_due_ms=LATER),)), digest)])
         running = (recipient(queue="other"),)
-        tables.insert([(self.message(3, Content(len(octets), octets=octets), running), None)])
+        tables.insert([entry(self.message(3, Content(len(octets), octets=octets), running))])
         assert len(tables.claim({"other": 1}, NOW_MS, 0)) == 1
         self.sql("INSERT INTO quota_charge VALUES (1, 'recipient 1', 'john', 17, 1)")
         self.sql("INSERT INTO quota_usage VALUES ('john', 17, 1)")

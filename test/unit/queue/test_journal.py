@@ -11,6 +11,7 @@ from support.sqlite_store import DAY_MS, NOW_MS, message, recipient
 from twisted.logger import globalLogPublisher
 
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
+from mailgate.queue.entry import entry
 from mailgate.queue.inspect import counts
 from mailgate.queue.item import (
     Content,
@@ -57,7 +58,7 @@ def failed(of, told=True):
 def notice(id=8):
     octets = b"Subject: Failed to deliver message\r\n\r\n"
     to = recipient(0, "sender@example.org", queue="dsn")
-    return NewMessage(id, NOW_MS, b"", Content(len(octets), octets=octets), "", Source.DSN, (to,)), None
+    return entry(NewMessage(id, NOW_MS, b"", Content(len(octets), octets=octets), "", Source.DSN, (to,)))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from support.sqlite_store import NOW_MS, message, recipient
 
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
 from mailgate.queue.charge import Charge, QuotaLimit, Usage, domain_scope, recipient_scope, take
+from mailgate.queue.entry import entry
 from mailgate.queue.item import RecipientUpdate, Source, State
 from mailgate.queue.migrate import migrate
 from mailgate.queue.schedule import final
@@ -264,7 +265,7 @@ def test_usage_equals_the_ledger_after_many_operations_in_any_order():
         made = message(numbers, *recipients, octets=b"x" * chance.randint(1, 400), charges=wanted)
         used = {bucket: Usage(count, octets) for bucket, (count, octets) in expected().items()}
         over = take(wanted, made.size_octets, used)
-        refused = tables.insert([(made, None)])
+        refused = tables.insert([entry(made)])
         assert bool(refused) is (over is not None)
         if over is None:
             queued[made.id] = {(charge.scope, charge.bucket): made.size_octets for charge in wanted}

@@ -10,6 +10,7 @@ from support.sqlite_store import DAY_MS, NOW_MS, recipient
 
 from mailgate.mail.envelope import DeliverBy
 from mailgate.mail.status import ErrorKind, RecipientStatus
+from mailgate.queue.entry import entry
 from mailgate.queue.item import Content, ExpiresBy, Expiry, NewMessage, Source, State
 from mailgate.queue.migrate import migrate
 from mailgate.queue.operate import MORE_ATTEMPTS, Action, Order, carry_out
@@ -34,7 +35,7 @@ class Queue:
         octets = b"Subject: x\r\n\r\nx\r\n"
         facts = {"source": Source.UNAUTHENTICATED, "return_path": "sender@example.org"} | facts
         content = Content(len(octets), octets=octets)
-        self.tables.insert([(NewMessage(id, NOW_MS, b"", content, recipients=recipients, **facts), None)])
+        self.tables.insert([entry(NewMessage(id, NOW_MS, b"", content, recipients=recipients, **facts))])
 
     def lease(self, queue="remote"):
         return self.tables.claim({queue: 10}, NOW_MS + DAY_MS, 0)

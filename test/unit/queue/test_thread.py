@@ -102,3 +102,50 @@ def test_a_resource_that_does_not_open_fails_the_start(reactor):
     with pytest.raises(StoreFailed, match="no such place"):
         reactor.run(worker.start())
     reactor.run(worker.stop())
+
+
+class Ready(Call):
+    """A job with something to make."""
+
+    def __init__(self, made):
+        super().__init__(lambda resource: None)
+        self.made = made
+
+    def make_ready(self):
+        self.made.append(len(self.made))
+        if len(self.made) == 2:
+            raise ValueError("no rows")
+
+
+def test_jobs_are_made_ready_together_and_one_that_cannot_be_fails_alone(reactor, worker, batches):
+    made = []
+    jobs = [Ready(made) for _ in range(3)]
+    for job in jobs:
+        worker.submit(job)
+    assert made == []
+    failed = []
+    jobs[1].deferred.addErrback(failed.append)
+    reactor.run(jobs[2].deferred)
+    assert made == [0, 1, 2]
+    assert failed[0].check(StoreFailed)
+    assert "no rows" in str(failed[0].value)
+    assert batches == [2]
+
+
+def test_the_thread_gets_what_was_gathered_when_its_owner_says_so(reactor, batches):
+    when = []
+    worker = StoreThread(
+        "test", reactor, lambda: batches, work, lambda resource: resource.append("closed"), soon=when.append
+    )
+    reactor.run(worker.start())
+    first, second = submit(worker), submit(worker)
+    assert not first.called
+    assert len(when) == 1
+    when.pop()()
+    reactor.run(second)
+    assert batches == [2]
+    third = submit(worker)
+    assert len(when) == 1
+    reactor.run(worker.stop())
+    assert third.called
+    assert batches == [2, 1, "closed"]

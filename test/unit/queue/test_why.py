@@ -5,6 +5,7 @@ from support.sqlite_store import NOW_MS, recipient
 
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
 from mailgate.queue.connection import connect
+from mailgate.queue.entry import entry
 from mailgate.queue.inspect import read
 from mailgate.queue.item import Content, NewMessage, Source, State
 from mailgate.queue.lease import Owner
@@ -29,7 +30,7 @@ class Queue:
     def add(self, *people, **facts):
         content = Content(1, octets=b"x")
         message = NewMessage(1, NOW_MS, b"", content, "a@b.test", Source.UNAUTHENTICATED, people, **facts)
-        self.tables.insert([(message, None)])
+        self.tables.insert([entry(message)])
 
     def sql(self, statement, *values):
         self.db.execute(statement, values)
