@@ -2,8 +2,8 @@
 
 Jobs handed over in one turn of the reactor, or until it has nothing else to do
 (`soon`), reach the thread together, or in groups where they are large; those
-that arrive while it works wait, and are its next batch. So the busier it is, the larger its batches: neither side ever
-waits for a batch to fill.
+that arrive while it works wait, and are its next batch. So the busier it is,
+the larger its batches: neither side ever waits for a batch to fill.
 """
 
 from __future__ import annotations

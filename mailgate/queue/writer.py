@@ -33,6 +33,9 @@ _CHECKPOINT_OCTETS = 2 * 1024 * 1024
 # A file that once held a long queue is made smaller when this many pages, and half of all, are unused.
 _UNUSED_PAGES = 4096
 _SHRINK_PAGES = 256
+# Rows of more than that are left to the writer's thread: the reactor has others to serve.
+_AT_ONCE_OCTETS = 1024 * 1024
+_AT_ONCE_RECIPIENTS = 1000
 # What a change adds to the log besides a message's octets.
 _CHANGE_OCTETS = 4096
 
@@ -40,27 +43,29 @@ _CHANGE_OCTETS = 4096
 class Insertion(Job[Tables]):
     """A new message. `digest` is the hash of a content that is in a file."""
 
-    _entry: Entry
-
     def __init__(self, message: NewMessage, digest: str | None) -> None:
         self._message = message
         self._digest = digest
+        self._entry: Entry | None = None
         self.octets = message.size_octets if message.content.octets is not None else len(message.prefix)
         self.deferred: Deferred[None] = Deferred()
         self._error: StoreFailed | None = None
 
     @property
     def entry(self) -> Entry:
-        """The rows, once it is ready."""
+        """The rows."""
+        if self._entry is None:
+            self._entry = entry(self._message, self._digest)
         return self._entry
 
     def make_ready(self) -> None:
         """Make the rows. Raises `ValueError` for a content in a file without its hash."""
-        self._entry = entry(self._message, self._digest)
+        if self.octets <= _AT_ONCE_OCTETS and len(self._message.recipients) <= _AT_ONCE_RECIPIENTS:
+            self._entry = entry(self._message, self._digest)
 
     def run(self, resource: Tables) -> None:
         """Insert this message alone."""
-        for exceeded in resource.insert((self._entry,)).values():
+        for exceeded in resource.insert((self.entry,)).values():
             raise exceeded
 
     def fail(self, error: StoreFailed) -> None:

@@ -7,6 +7,7 @@ from support.sqlite_store import recipient
 
 from mailgate.queue.entry import content_hash, entry, hash_text
 from mailgate.queue.item import Content, NewMessage, Source
+from mailgate.queue.writer import Insertion
 
 ONE = (recipient(0),)
 
@@ -42,3 +43,14 @@ def test_one_unit_for_each_virtual_queue():
     made = entry(message(Content(1, octets=b"x"), recipients=people))
     assert [unit[1] for unit in made.units] == ["a", "b"]
     assert [row[1] for row in made.recipients] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("octets, people", [(10, 1), (1024 * 1024, 1000), (1024 * 1024 + 1, 1), (10, 1001)])
+def test_what_takes_long_is_made_by_the_thread_that_stores_it(octets, people):
+    to = tuple(recipient(index) for index in range(people))
+    job = Insertion(message(Content(octets, octets=b"x" * octets), recipients=to), None)
+    job.make_ready()
+    is_made = vars(job)["_entry"] is not None
+    assert is_made == (octets <= 1024 * 1024 and people <= 1000)
+    assert len(job.entry.recipients) == people
+    assert job.entry is job.entry
