@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test"))
 
+from pace import Pace
 from servers import DOMAIN, Mailgate, Server, Sink, StockTwisted, TunedPostfix, UnrecordedMailgate
 from support.large_configuration import large
 
@@ -65,6 +66,7 @@ class Bench:
         self.work = work
         names = arguments.server or list(SERVERS)
         self.servers = [SERVERS[name](work, 25100 + number) for number, name in enumerate(names)]
+        self.pace = Pace(arguments.settle)
         self._lines = open(work / "results.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - for the whole run
         self.rows: list[tuple[str, str, dict[str, list[Result]], str]] = []
 
@@ -134,7 +136,8 @@ class Bench:
                     warm(server)
             for number in range(self.arguments.rounds):
                 for server in up if number % 2 == 0 else up[::-1]:
-                    result = measure(server)
+                    pace = self.pace.settle()
+                    result = {**measure(server), "pace_ms": pace}
                     results[server.name].append(result)
                     line = {"at": time.time(), "what": what, "server": server.name, "round": number, **result}
                     self._lines.write(json.dumps(line) + "\n")
@@ -146,7 +149,9 @@ class Bench:
         self._print(*self.rows[-1])
 
     def _print(self, what: str, key: str, results: dict[str, list[Result]], base: str) -> None:
-        print(f"\n{what}   [{key}: median (least..most) of {self.arguments.rounds}]")
+        paces = [pace for of_one in results.values() for pace in numbers(of_one, "pace_ms")]
+        pace = f"; a fixed loop took {min(paces):.1f} to {max(paces):.1f} ms" if paces else ""
+        print(f"\n{what}   [{key}: median (least..most) of {self.arguments.rounds}{pace}]")
         for name, list_of_results in results.items():
             values = numbers(list_of_results, key)
             errors = {str(result["error"]) for result in list_of_results if result.get("error")}
@@ -357,6 +362,12 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="aimed length of one measurement")
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=0,
+        help="seconds each measurement may wait for the machine's best pace",
+    )
     parser.add_argument("--relay-messages", type=int, default=2000)
     parser.add_argument("--autogroup", type=int, default=0, help="niceness of servers and generators, such as -10")
     arguments = parser.parse_args()
