@@ -478,7 +478,7 @@ class SmtpShell(TwistedProtocol):
         transport = self._client
         if farewell:
             self._client.write(farewell)
-        # A producer that stays registered, or paused reading, would keep a TLS connection from closing.
+        # A producer that stays registered would keep the connection from closing.
         transport.unregisterProducer()
         self._read_on()
         transport.loseConnection()

@@ -278,7 +278,7 @@ class Stream(Protocol):
             waiter.errback(StreamTimeout())
 
     def _close(self) -> None:
-        """Close politely; the farewell's timer aborts a TLS peer that does not answer the close alert."""
+        """Close politely; the farewell's timer aborts a peer that does not take what is still to be sent."""
         if self._lost is None and self._tcp is not None:
             IConsumer(self._tcp).unregisterProducer()
             self._tcp.loseConnection()

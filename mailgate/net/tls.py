@@ -27,7 +27,6 @@ from OpenSSL import SSL, _util
 from service_identity.hazmat import DNS_ID
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from mailgate.mail.session import Tls
@@ -262,7 +261,7 @@ class ServerTls:
             # A single certificate needs no look at the name: that call-back is not free.
             self._default.set_tlsext_servername_callback(self._choose)
 
-    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+    def serverConnectionForTLS(self, protocol: object) -> SSL.Connection:
         """Make the connection of one handshake."""
         return SSL.Connection(self._default, None)
 
@@ -339,7 +338,7 @@ class ClientHandshake:
         self.chain_problem = ""
         """Why the chain was not trusted, in words; empty while nothing is wrong with it."""
 
-    def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+    def clientConnectionForTLS(self, protocol: object) -> SSL.Connection:
         """Make the connection, with SNI unless the host is an IP address (RFC 6066 3)."""
         connection = SSL.Connection(self._context, None)
         if not _is_ip(self._host):
