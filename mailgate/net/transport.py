@@ -235,11 +235,12 @@ class _Encrypting(_Direct):
             # It did not get as far as that, or is broken: closing says enough.
             return
 
-    def _postLoseConnection(self) -> Exception:
-        # Everything has been sent but the alert; where it does not fit, the end of the connection says the same.
+    def _postLoseConnection(self) -> Exception | None:
+        # Everything has been sent but the alert. Where that does not fit it waits as the rest has, and
+        # this is asked again.
         self._alert()
         self._send()
-        return CONNECTION_DONE
+        return CONNECTION_DONE if self._is_idle else None
 
 
 def _demand_clear(connection: _Direct) -> None:

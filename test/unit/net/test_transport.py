@@ -3,6 +3,7 @@
 import gc
 import ssl
 import weakref
+from errno import EAGAIN
 
 import pytest
 from OpenSSL import SSL
@@ -38,8 +39,15 @@ def server(version):
     return server_tls([CERTIFICATE], disable_protocols=[{"TLSv1.2": "TLSv1.3", "TLSv1.3": "TLSv1.2"}[version]])
 
 
+def strict(protocol):
+    """A context that does not take the end of the connection for a close alert, as some builds of Python do."""
+    context = ssl.SSLContext(protocol)
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    return context
+
+
 def client_context():
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = strict(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
@@ -50,7 +58,7 @@ def their_server(version, tmp_path):
     """The peer's side of handshakes, where we are the client."""
     file = tmp_path / "mx.pem"
     file.write_bytes(b"".join(pem(CERTIFICATE)))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = strict(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file)
     context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version.replace(".", "_"))
     return context
@@ -95,6 +103,28 @@ class Sends:
 
     def send(self, octets):
         self.sent.append(len(octets))
+        return self.its_socket.send(octets)
+
+    def __getattr__(self, name):
+        return getattr(self.its_socket, name)
+
+
+class Full:
+    """A socket whose buffer has no room for the next octets, once, after `fill`."""
+
+    def __init__(self, its_socket):
+        self.its_socket = its_socket
+        self.is_full = False
+        self.refused = 0
+
+    def fill(self):
+        self.is_full = True
+
+    def send(self, octets):
+        if self.is_full and octets:
+            self.is_full = False
+            self.refused += 1
+            raise BlockingIOError(EAGAIN, "no room")
         return self.its_socket.send(octets)
 
     def __getattr__(self, name):
@@ -488,6 +518,20 @@ def test_leaving_with_octets_unsent_sends_them_then_the_alert(line, server, at):
     line.until(lambda: peer.end)
     assert peer.got == CONTENT
     assert (peer.has_alert, peer.error, peer.end) == (True, None, "closed")
+
+
+@pytest.mark.parametrize("at", ["while it is read to", "at another time"])
+def test_an_alert_for_which_there_is_no_room_waits(line, server, at):
+    ours, peer = secured(line, server, data=in_turn(says(b"221 Bye\r\n"), lambda it: full.fill(), leaves))
+    full = ours.transport.socket = Full(ours.transport.socket)
+    if at == "while it is read to":
+        peer.say(b"QUIT\r\n")
+    else:
+        in_turn(says(b"221 Bye\r\n"), lambda it: full.fill(), leaves)(ours)
+    line.until(lambda: peer.end)
+    assert full.refused == 1
+    assert (peer.got, peer.has_alert, peer.error, peer.end) == (b"221 Bye\r\n", True, None, "closed")
+    assert ours.did[-1] is ConnectionDone
 
 
 def test_after_leaving_with_octets_unsent_nothing_more_is_taken(line, server):
