@@ -29,6 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailgate.net.lingering import Lingering
 from mailgate.net.transport import Connector, Port
 
 _log = Logger(namespace="mailgate.net")
@@ -40,6 +41,8 @@ _GONE = select.EPOLLHUP | select.EPOLLERR
 # accept stays ready.
 _AT_ONCE = 256
 _ROUNDS = 16
+# Connections that are closed on our side while their peers are still sending.
+_LINGERING = 256
 # How long what waits for a moment without anything to do may be put off.
 _BUSY_SECONDS = 0.002
 
@@ -77,6 +80,7 @@ class Poller:
         self._is_watched = False
         self._served = 0
         """Events since `_look` was there last."""
+        self._lingering: set[Lingering] = set()
         self._when_idle: list[Callable[[], None]] = []
         self._busy_until = 0.0
         self.callLater = reactor.callLater
@@ -194,6 +198,25 @@ class Poller:
         descriptor.connectionLost(connectionDone if why is CONNECTION_DONE else Failure(why))
 
     # --- towards ports and connections -------------------------------------------------
+
+    def linger(self, its_socket: socket.socket) -> bool:
+        """Take over a socket on which nothing more is sent, and close it when its peer has.
+
+        Answers False where that cannot be: the socket is broken, or too many are there already.
+        """
+        if len(self._lingering) >= _LINGERING or self._epoll.closed:
+            return False
+        try:
+            lingering = Lingering(its_socket, self._reactor, self._left)
+        except OSError:
+            return False
+        self._lingering.add(lingering)
+        self.addReader(lingering)
+        return True
+
+    def _left(self, lingering: Lingering) -> None:
+        self._lingering.discard(lingering)
+        self.removeReader(lingering)
 
     def addReader(self, reader: Descriptor) -> None:
         """As `IReactorFDSet.addReader`."""

@@ -15,11 +15,13 @@ commands that came with it, the last reply with the close alert.
 What a protocol sees is as with Twisted: `startTLS` takes the same creators,
 `handshakeCompleted` comes before any `dataReceived`. `loseConnection` sends
 what was written and the close alert (RFC 8446 6.1); it does not wait for the
-peer's, as nothing is taken from the peer any more.
+peer's, as nothing is taken from the peer any more. A peer that is still sending
+then is not answered with a reset (`net/lingering.py`).
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -30,6 +32,8 @@ from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
+
+from mailgate.net.lingering import is_sending
 
 _READ_OCTETS = 64 * 1024
 """Octets asked of the kernel, or of OpenSSL for the kernel, at once."""
@@ -59,6 +63,14 @@ class ClientCreator(Protocol):
 
     def clientConnectionForTLS(self, protocol: object) -> SSL.Connection:
         """Make the connection of one handshake."""
+        ...
+
+
+class LingeringPlace(Protocol):
+    """Where a socket goes that is closed on our side only."""
+
+    def linger(self, its_socket: socket.socket) -> bool:
+        """Take it over; False where it is to be closed at once."""
         ...
 
 
@@ -132,6 +144,13 @@ class _Direct(tcp.Connection):
             self.disconnecting = 1
             return
         FileDescriptor.loseConnection(self)
+
+    def _closeSocket(self, orderly: bool) -> None:
+        # Twisted declares the reactor's common part only.
+        place: LingeringPlace = vars(self)["reactor"]
+        if orderly and self.disconnecting and is_sending(self.socket) and place.linger(self.socket):
+            return
+        tcp.Connection._closeSocket(self, orderly)
 
 
 class _Encrypting(_Direct):

@@ -422,6 +422,21 @@ def test_what_has_no_end_stops_at_the_transfer_limit(gateway, opening):
     assert gateway.peak_octets() - before < GROWTH_OCTETS
 
 
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
+def test_who_sends_on_past_the_transfer_limit_is_told_so(gateway, secured):
+    """Octets that nobody reads any more have no reset for an answer, which could cost the client the reply."""
+    with Client(gateway, "short") as client:
+        if secured:
+            assert client.say(b"STARTTLS\r\n").startswith(b"220")
+            client.secure(unchecked())
+        client.socket.sendall(SLOW["data"] + b"X-Pad: " + b"x" * 5_000_000)
+        said = []
+        while line := client.line():
+            said.append(line)
+    assert said[-2].startswith(b"354")
+    assert said[-1].startswith(b"452 4.7.28")
+
+
 def test_a_message_too_big_is_read_to_its_end(gateway):
     before = gateway.peak_octets()
     with greeted(gateway) as client:

@@ -37,6 +37,12 @@ class Client:
         assert self.say(b"RCPT TO:<jane@foobar.org>\r\n").startswith(b"250")
         assert self.say(b"DATA\r\n").startswith(b"354")
 
+    def secure(self, context):
+        """TLS from now on."""
+        self._lines.close()
+        self.socket = context.wrap_socket(self.socket)
+        self._lines = self.socket.makefile("rb")
+
     def close(self):
         """Go away without a word."""
         self._lines.close()
