@@ -187,7 +187,8 @@ class Poller:
                 why = descriptor.doWrite()
         except Exception as error:
             _log.failure("{event}", event="connection.failed")
-            why = error
+            # Its traceback would hold this very call, and the connection with it, until the next collection.
+            why = error.with_traceback(None)
         if why is not None:
             self._disconnect(descriptor, why)
 

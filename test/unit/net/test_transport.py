@@ -10,6 +10,7 @@ from OpenSSL import SSL
 from support.loopback import Content, Line, Noted
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 
+from mailgate.net import poller
 from mailgate.net.tls import ClientTls, pem, self_signed, server_tls
 from mailgate.net.transport import Accepted, Connected, TlsBegun
 
@@ -342,6 +343,27 @@ def test_a_mistake_of_the_protocol_ends_its_connection_alone(line):
     line.until(lambda: one.end and other.got)
     assert bad.did == [b"x", RuntimeError]
     assert good.did == [b"y"]
+
+
+def test_a_mistake_of_the_protocol_leaves_nothing_to_the_garbage_collector(line, monkeypatch):
+    # Until a log begins, Twisted keeps what is to be in it.
+    monkeypatch.setattr(poller._log, "observer", lambda event: None)
+
+    def fails(it):
+        raise RuntimeError("a mistake of ours")
+
+    ours = Noted(data=fails)
+    peer = line.accepted(ours)
+    left = weakref.ref(ours.transport)
+    gc.disable()
+    try:
+        peer.send(b"x")
+        line.until(lambda: ours.is_lost)
+        line.poller.asked.clear()
+        ours.transport = None
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_the_end_of_all_connections_in_the_middle_of_a_read_is_the_end(line):
