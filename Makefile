@@ -7,6 +7,7 @@
 #   make spec    which acceptance rows are covered, and what the others wait for
 #   make bench   side by side with other servers (root, Postfix, gcc)
 #   make chaos   1,000 crashes of a daemon under load (gcc; CHAOS_POINTS=1000 CHAOS_SEED=1 CHAOS_LANES=3; some 20 minutes)
+#   make soak    one daemon under every kind of load for a long time (SOAK_MINUTES=30 SOAK_SEED=1 SOAK_MESSAGES=1500)
 #   make fuzz    the protocol cores against random octets (FUZZ_SECONDS=60)
 #   make doc     write doc/configuration.md and doc/mailgate.schema.json anew from the schema, doc/durability.md from
 #                the crash table and the figures of the last full run
@@ -18,13 +19,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 FUZZ_SECONDS ?= 60
 PYTEST_ARGS ?=
-export CHAOS_POINTS CHAOS_SEED CHAOS_LANES CHAOS_KEEP
+export CHAOS_POINTS CHAOS_SEED CHAOS_LANES CHAOS_KEEP SOAK_MINUTES SOAK_SEED SOAK_MESSAGES
 
 # Not an editable install: that would hide the twistd plugin.
 export PYTHONPATH := $(CURDIR)
 export MAILGATE_HOME := $(CURDIR)
 
-.PHONY: venv run test check spec bench chaos fuzz doc deb clean
+.PHONY: venv run test check spec bench chaos soak fuzz doc deb clean
 
 venv: .venv/locked .venv/programs
 
@@ -68,6 +69,9 @@ bench: venv
 
 chaos: venv
 	PYTHONPATH=$(CURDIR):$(CURDIR)/test $(BIN)/python -m crash.chaos $(if $(CHAOS_FIGURES),--figures $(CHAOS_FIGURES))
+
+soak: venv
+	PYTHONPATH=$(CURDIR):$(CURDIR)/test $(BIN)/python -m soak.soak
 
 fuzz: venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-input --only-binary :all: --no-deps -r requirements/fuzz.txt \

@@ -1,11 +1,10 @@
 """Connections that are closed on our side while the peer is still sending.
 
-A socket that is closed with octets unread is answered for by the kernel with a
-reset, and what was sent on it may be lost with it: the rest of a long answer,
+A socket that is closed with octets unread makes the kernel send a reset (RFC 1122
+4.2.2.13), and what was sent on it may be lost with it: the rest of a long answer,
 or the 421 itself with peers whose systems discard what they have not read yet.
 So such a socket only says that nothing more will be sent; what comes is thrown
-away until the peer has closed too, or has had its time (RFC 1122 4.2.2.13;
-RFC 9112 9.6 has HTTP servers do the same).
+away until the peer has closed too, or has had its time.
 """
 
 from __future__ import annotations

@@ -29,20 +29,20 @@ POINTS = {
 }  # fmt: skip
 KINDS = {"point": 58, "kill": 14, "stop": 5, "fault": 15, "term": 8}
 
-_SIZES = (
+SIZES = (
     ((300, 5), (3_000, 5)),
     ((16_200, 1), (16_384, 1), (16_500, 1)),
     ((60_000, 3), (400_000, 1), (900_000, 1)),
     ((300, 6), (3_000, 6), (16_384, 1), (60_000, 2)),
 )
-_BEHAVIOURS = (
+BEHAVIOURS = (
     (("ok", 1),),
     (("ok", 10), ("later", 1), ("busy", 1), ("slow", 1), ("never", 1), ("mute", 1)),
     (("ok", 2), ("slow", 2), ("vanish", 1)),
     (("ok", 2), ("never", 3), ("mute", 2)),
     (("ok", 3), ("later", 2), ("busy", 2), ("vanish", 1)),
 )
-_DOMAINS = (
+DOMAINS = (
     ("smtp.test",),
     ("lmtp.test",),
     ("local.test",),
@@ -103,25 +103,23 @@ def drawn(chance: random.Random) -> Life:
     mix = Mix(
         sessions=chance.randint(1, 8),
         messages=chance.randint(8, 40),
-        sizes=_fitting(
-            label, chance.choice(_SIZES), {"A1": _SIZES[2], "A2": _SIZES[2], "D3": _SIZES[2], "F2": _SIZES[2]}
-        ),
+        sizes=_fitting(label, chance.choice(SIZES), {"A1": SIZES[2], "A2": SIZES[2], "D3": SIZES[2], "F2": SIZES[2]}),
         recipients=_fitting(label, chance.choice(((1,), (1, 1, 2, 3), (2, 5))), {"D8": (3, 5), "D9": (3, 5)}),
         behaviours=_fitting(
             label,
-            chance.choice(_BEHAVIOURS),
-            dict.fromkeys(("N1", "N2", "N3", "E1", "E2"), _BEHAVIOURS[3]) | {"S3": _BEHAVIOURS[2]},
+            chance.choice(BEHAVIOURS),
+            dict.fromkeys(("N1", "N2", "N3", "E1", "E2"), BEHAVIOURS[3]) | {"S3": BEHAVIOURS[2]},
         ),
         domains=_fitting(
             label,
-            chance.choice(_DOMAINS),
-            dict.fromkeys(("D4", "D5", "D6", "N1", "N2", "N3", "E1", "E2", "S3", "D1", "D2", "D3"), _DOMAINS[3])
+            chance.choice(DOMAINS),
+            dict.fromkeys(("D4", "D5", "D6", "N1", "N2", "N3", "E1", "E2", "S3", "D1", "D2", "D3"), DOMAINS[3])
             | {
-                "D8": _DOMAINS[1],
-                "D9": _DOMAINS[4],
+                "D8": DOMAINS[1],
+                "D9": DOMAINS[4],
                 "A6": ("smtp.test", "full.test"),
-                "L0": _DOMAINS[2],
-                "L1": _DOMAINS[2],
+                "L0": DOMAINS[2],
+                "L1": DOMAINS[2],
             },
         ),
         chunking=chance.choice((0.0, 0.3, 1.0)),

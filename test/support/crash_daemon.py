@@ -18,10 +18,11 @@ import socket
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support.ca import Authority
 from support.crash_hop import Hops, message_id
 from support.crash_load import Load, Mix, Told, is_whole
 from support.daemon import SMTP, Gateway
@@ -163,9 +164,16 @@ class Lane(Gateway):
         hops: Hops,
         library: Path | None = None,
         nursery: Nursery | None = None,
+        *,
+        authority: Authority | None = None,
+        listeners: Mapping[str, str] | None = None,
+        changes: tuple[str, ...] = (),
         **options: object,
     ) -> None:
-        """`library` is of `support.disk`; without a `nursery` each daemon is started by `twistd`."""
+        """`library` is of `support.disk`; without a `nursery` each daemon is started by `twistd`.
+
+        `authority`, `listeners` and `changes` are as for a Gateway, `options` values in the configuration above.
+        """
         directory = directory.resolve()
         directory.mkdir(parents=True, exist_ok=True)
         self.hops = hops
@@ -175,7 +183,9 @@ class Lane(Gateway):
         (self.root / "mail").mkdir(exist_ok=True)
         values = {"min_free": 1, "max_recipients": 2, "lease": LEASE_SECONDS, "inline": INLINE_OCTETS} | options
         text = CONFIGURATION.format(root=self.root, **hops.ports, **values)
-        super().__init__(directory, base="B0", changes=(text,), listeners={"smtp": SMTP})
+        super().__init__(
+            directory, authority, base="B0", changes=(text, *changes), listeners=listeners or {"smtp": SMTP}
+        )
         self.queue_path = self.root / "queue.sqlite"
         self.mail_root = self.root / "mail"
         self.told = Told()

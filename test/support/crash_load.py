@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import random
 import re
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -79,9 +80,22 @@ class Load:
     """One load on one port. `run` ends when all is sent, or the server is gone."""
 
     def __init__(
-        self, port: int, mix: Mix, chance: random.Random, name: str, *, is_over: Callable[[], bool] = lambda: False
+        self,
+        port: int,
+        mix: Mix,
+        chance: random.Random,
+        name: str,
+        *,
+        is_over: Callable[[], bool] = lambda: False,
+        tls: ssl.SSLContext | None = None,
+        lmtp: bool = False,
+        patience: int | None = None,
     ) -> None:
+        """`tls` is for a port with TLS from the first octet; a session ends after `patience` messages, if given."""
         self.told = Told()
+        self._tls = tls
+        self._lmtp = lmtp
+        self._patience = patience
         self._port = port
         self._mix = mix
         self._chance = chance
@@ -101,17 +115,24 @@ class Load:
         failures = 0
         while self._left > 0 and failures < 3 and not self._is_over():
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", self._port, limit=1 << 20, ssl=self._tls, server_hostname=self._tls and "localhost"
+                )
             except OSError:
                 return
             try:
                 await _reply(reader)
-                writer.write(b"EHLO client.test\r\n")
+                writer.write(b"LHLO client.test\r\n" if self._lmtp else b"EHLO client.test\r\n")
                 await _reply(reader)
-                while self._left > 0 and not self._is_over():
+                sent = 0
+                while self._left > 0 and not self._is_over() and sent != self._patience:
                     self._left -= 1
+                    sent += 1
                     await self._send(reader, writer, self._left)
                 failures = 0
+                if sent == self._patience:
+                    writer.write(b"QUIT\r\n")
+                    await _reply(reader)
             except (OSError, EOFError, asyncio.IncompleteReadError, ValueError):
                 failures += 1
             finally:
@@ -166,8 +187,9 @@ class Load:
                 await asyncio.sleep(0.002)
             writer.write(stuffed[half:] + b".\r\n")
         self.told.unsure[id_] = tuple(accepted)
-        answer = await _reply(reader)
-        if answer.startswith("250"):
+        # RFC 2033 4.2: one reply for each recipient that was accepted.
+        answers = [await _reply(reader) for _ in (accepted if self._lmtp else (0,))]
+        if all(answer.startswith("250") for answer in answers):
             self.told.promised[id_] = self.told.unsure.pop(id_)
         else:
             self.told.refused += 1
