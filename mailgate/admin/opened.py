@@ -20,7 +20,9 @@ def queue_at(path: str) -> Iterator[sqlite3.Connection]:
     try:
         with closing(connect_read_only(path)) as db:
             yield db
-    except FileNotFoundError:
+    except FileNotFoundError as failure:
+        if failure.filename not in (None, path):
+            raise Failed(Status.NOT_NOW, f"{failure.filename}: {failure.strerror}") from None
         raise Failed(Status.NOT_NOW, f"there is no queue at {path}") from None
     except PermissionError as failure:
         raise Failed(Status.PERMISSION, f"no permission to read {failure.filename or path}") from None

@@ -10,6 +10,7 @@ nothing can have taken such a file meanwhile.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -53,11 +54,15 @@ def old_files(spool_dir: str, directory: str, before_ms: int) -> list[int]:
     except FileNotFoundError:
         return []
     with entries:
-        return [
-            int(entry.name, 16)
-            for entry in entries
-            if _is_id(entry.name) and entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000 < before_ms
-        ]
+        return [int(entry.name, 16) for entry in entries if _is_id(entry.name) and _written_ms(entry) < before_ms]
+
+
+def _written_ms(entry: os.DirEntry[str]) -> float:
+    """When it was last written; later than any moment where it is gone by now, its message being finished."""
+    try:
+        return entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000
+    except FileNotFoundError:
+        return math.inf
 
 
 def directories() -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 import os
 from base64 import urlsafe_b64encode
+from contextlib import ExitStack
 from hashlib import sha256
 
 import pytest
@@ -14,6 +15,7 @@ from mailgate.queue.entry import entry
 from mailgate.queue.item import Content, NewMessage, Source, State
 from mailgate.queue.migrate import migrate
 from mailgate.queue.place import spool_name
+from mailgate.queue.recover import old_files
 from mailgate.queue.repair import repair_ledger, repair_message
 from mailgate.queue.tables import Tables
 
@@ -148,6 +150,24 @@ def test_a_file_without_a_message_is_found_when_it_is_old(queue):
     queue.put(0x56, b"x", at=NOW_MS / 1000 - 60)
     (found,) = queue.found()
     assert (found.invariant, found.id) == ("QI8", f"{0x55:016x}")
+
+
+def test_a_file_that_goes_while_it_is_looked_for_is_none(queue, monkeypatch):
+    """Its message was finished between the list of names and the look at each."""
+    queue.put(0x55, b"x", at=OLD)
+
+    class Gone(ExitStack):
+        def __init__(self, path, listed=os.scandir):
+            super().__init__()
+            self.found = list(self.enter_context(listed(path)))
+
+        def __iter__(self):
+            for each in self.found:
+                os.unlink(each.path)
+            return iter(self.found)
+
+    monkeypatch.setattr(os, "scandir", Gone)
+    assert old_files(queue.spool, spool_name(0x55)[:2], NOW_MS) == []
 
 
 LOST = [
