@@ -86,10 +86,11 @@ class Connector:
             return await factory.outcome
         except TimeoutError as error:
             raise ConnectFailed("Connection timeout") from error
-        except ConnectBindError as error:
-            raise ConnectFailed(f"cannot use source address {source_ip}: {_system_text(error)}") from error
         except ConnectError as error:
-            raise ConnectFailed(_system_text(error)) from error
+            # Twisted says the same where there is no socket at all.
+            is_source = isinstance(error, ConnectBindError) and source_ip is not None
+            text = f"cannot use source address {source_ip}: " if is_source else ""
+            raise ConnectFailed(text + _system_text(error)) from error
 
 
 def _system_text(error: ConnectError) -> str:

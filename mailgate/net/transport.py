@@ -146,10 +146,12 @@ class _Direct(tcp.Connection):
         FileDescriptor.loseConnection(self)
 
     def _closeSocket(self, orderly: bool) -> None:
-        # Twisted declares the reactor's common part only.
-        place: LingeringPlace = vars(self)["reactor"]
-        if orderly and self.disconnecting and is_sending(self.socket) and place.linger(self.socket):
-            return
+        if orderly and self.disconnecting and is_sending(self.socket):
+            # Twisted declares the reactor's common part only. There is none where not even a socket could be
+            # had, or its source address: Twisted asks for the end of that as well.
+            place: LingeringPlace = vars(self)["reactor"]
+            if place.linger(self.socket):
+                return
         tcp.Connection._closeSocket(self, orderly)
 
 

@@ -3,14 +3,16 @@
 import gc
 import ssl
 import weakref
-from errno import EAGAIN
+from errno import EAGAIN, EMFILE
 
 import pytest
 from OpenSSL import SSL
 from support.loopback import Content, Line, Noted
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 
 from mailgate.net import poller
+from mailgate.net.connect import Connector
 from mailgate.net.tls import ClientTls, pem, self_signed, server_tls
 from mailgate.net.transport import Accepted, Connected, TlsBegun
 
@@ -156,6 +158,28 @@ def test_a_connection_of_ours_is_the_same(line):
     peer.send(b"250 OK\r\n")
     line.until(lambda: ours.did == [b"250 OK\r\n"])
     assert line.asked == []
+
+
+@pytest.mark.parametrize(
+    "source, text",
+    [
+        # RFC 5737: this host does not have it.
+        ("192.0.2.77", "cannot use source address 192.0.2.77: Cannot assign requested address"),
+        (None, "Too many open files"),
+    ],
+)
+def test_a_connection_for_which_there_is_no_socket_fails_and_says_so(line, monkeypatch, source, text):
+    def refuses(its_socket):
+        raise OSError(EMFILE, "too many")
+
+    if source is None:
+        monkeypatch.setattr(Connected, "createInternetSocket", refuses)
+    failed = []
+    connecting = Connector(line.poller, line.around).connect("127.0.0.1", 25, source_ip=source, seconds=5.0)
+    Deferred.fromCoroutine(connecting).addErrback(lambda failure: failed.append(str(failure.value)))
+    line.around.advance(0)
+    assert failed == [text]
+    assert line.around.getDelayedCalls() == []
 
 
 def test_what_is_written_outside_a_read_leaves_at_once(line):
