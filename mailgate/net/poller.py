@@ -196,7 +196,11 @@ class Poller:
         """As the reactor does it; none of ours goes on where only one direction has ended."""
         self.removeReader(descriptor)
         self.removeWriter(descriptor)
-        descriptor.connectionLost(connectionDone if why is CONNECTION_DONE else Failure(why))
+        try:
+            descriptor.connectionLost(connectionDone if why is CONNECTION_DONE else Failure(why))
+        except Exception:
+            # The reactor would take it for a mistake of this poller, and end every other connection as well.
+            _log.failure("{event}", event="connection.failed")
 
     # --- towards ports and connections -------------------------------------------------
 

@@ -64,6 +64,7 @@ class Connection:
     def connectionLost(self, reason):
         self.did.append(reason.type)
         self.socket.close()
+        self.act("lost")
 
 
 @pytest.fixture
@@ -146,10 +147,11 @@ def test_a_peer_that_closes_under_a_writer_is_a_lost_connection(it):
     assert one.did[-1] in ("written", ConnectionLost)
 
 
-def test_what_one_does_wrong_ends_it_alone(it):
-    def breaks():
-        raise RuntimeError("a mistake of ours")
+def breaks():
+    raise RuntimeError("a mistake of ours")
 
+
+def test_what_one_does_wrong_ends_it_alone(it):
     bad, good = it.connection(), it.connection()
     bad.answer["read"] = breaks
     for each in (bad, good):
@@ -158,6 +160,23 @@ def test_what_one_does_wrong_ends_it_alone(it):
     it.poller.doRead()
     assert bad.did == [b"x", RuntimeError]
     assert good.did == [b"x"]
+
+
+@pytest.mark.parametrize("after", ["a read", "a write"])
+def test_what_one_does_wrong_when_it_is_told_of_its_end_ends_it_alone(it, after):
+    bad, good = it.connection(), it.connection()
+    bad.answer.update(written=ConnectionDone(), lost=breaks)
+    for each in (bad, good):
+        it.poller.addReader(each)
+    if after == "a read":
+        bad.peer.close()
+    else:
+        it.poller.addWriter(bad)
+    good.peer.send(b"x")
+    it.poller.doRead()
+    assert bad.did[-1] is ConnectionDone
+    assert good.did == [b"x"]
+    assert it.poller.getReaders() == [good]
 
 
 def test_one_that_was_closed_by_another_in_the_same_round_is_not_touched(it):
@@ -221,6 +240,16 @@ def test_the_end_ends_every_connection(it):
     assert it.around.readers == []
     assert it.poller.fileno() == -1
     it.poller.close()
+
+
+def test_what_one_does_wrong_at_the_end_does_not_keep_the_others(it):
+    bad, good = it.connection(), it.connection()
+    bad.answer["lost"] = breaks
+    it.poller.addReader(bad)
+    it.poller.addReader(good)
+    it.poller.close()
+    assert (bad.did, good.did) == ([ConnectionLost], [ConnectionLost])
+    assert it.poller.fileno() == -1
 
 
 def test_what_waits_for_an_idle_moment_comes_after_a_turn_without_an_event(it):
