@@ -78,6 +78,7 @@ class Poller:
         self._wanted: dict[int, int] = {}
         """The events each descriptor waits for."""
         self._is_watched = False
+        self._is_closing = False
         self._served = 0
         """Events since `_look` was there last."""
         self._lingering: set[Lingering] = set()
@@ -148,8 +149,9 @@ class Poller:
 
     def close(self) -> None:
         """End every connection that is left."""
-        if self._epoll.closed:
+        if self._is_closing:
             return
+        self._is_closing = True
         self._reactor.removeReader(self)
         for descriptor in tuple(self._descriptors.values()):
             self._disconnect(descriptor, CONNECTION_LOST)
@@ -207,9 +209,9 @@ class Poller:
     def linger(self, its_socket: socket.socket) -> bool:
         """Take over a socket on which nothing more is sent, and close it when its peer has.
 
-        Answers False where that cannot be: the socket is broken, or too many are there already.
+        Answers False where that cannot be: the socket is broken, too many are there already, or all are ending.
         """
-        if len(self._lingering) >= _LINGERING or self._epoll.closed:
+        if len(self._lingering) >= _LINGERING or self._is_closing:
             return False
         try:
             lingering = Lingering(its_socket, self._reactor, self._left)

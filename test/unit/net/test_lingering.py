@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 from support.loopback import Line, Noted
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost
 
 from mailgate.net.lingering import SECONDS
 from mailgate.net.tls import self_signed, server_tls
@@ -156,6 +156,22 @@ def test_who_aborts_does_not_linger(line):
 def test_the_end_of_all_connections_is_the_end_of_these(line):
     left(line)
     line.poller.close()
+    assert lingering(line) == 0
+    assert line.around.getDelayedCalls() == []
+
+
+def test_who_is_being_left_when_all_connections_end_does_not_linger(line):
+    ours = Noted(data=says_much_and_leaves)
+    peer = line.accepted(ours, NARROW)
+    peer.is_reading = False
+    peer.send(b"QUIT\r\n")
+    line.serve()
+    peer.send(FLOOD)
+    line.until(lambda: not peer.unsent)
+    # It is being left, and has sent what nobody has read.
+    assert ours.waiting
+    line.poller.close()
+    assert ours.did == [b"QUIT\r\n", ConnectionLost]
     assert lingering(line) == 0
     assert line.around.getDelayedCalls() == []
 
