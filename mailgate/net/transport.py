@@ -22,6 +22,7 @@ then is not answered with a reset (`net/lingering.py`).
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -39,6 +40,8 @@ _READ_OCTETS = 64 * 1024
 """Octets asked of the kernel, or of OpenSSL for the kernel, at once."""
 _RECORD_OCTETS = 16 * 1024
 """What a TLS record holds at most (RFC 8446 5.1)."""
+_NO_WAIT = struct.pack("ii", 0, 0)
+"""SO_LINGER as it is where nobody sets it."""
 
 
 class TlsBegun(Exception):
@@ -146,6 +149,13 @@ class _Direct(tcp.Connection):
         FileDescriptor.loseConnection(self)
 
     def _closeSocket(self, orderly: bool) -> None:
+        if orderly:
+            # With what the key `linger` sets the kernel has close() wait for the peer, though the socket does not
+            # block: in the thread that serves everybody.
+            try:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_WAIT)
+            except OSError:
+                pass
         if orderly and self.disconnecting and is_sending(self.socket):
             # Twisted declares the reactor's common part only. There is none where not even a socket could be
             # had, or its source address: Twisted asks for the end of that as well.
