@@ -149,6 +149,8 @@ class _Direct(tcp.Connection):
         FileDescriptor.loseConnection(self)
 
     def _closeSocket(self, orderly: bool) -> None:
+        # Aborted is aborted, though something else has ended it first: a mistake of the protocol after it.
+        orderly = orderly and not self._aborting
         if orderly:
             # With what the key `linger` sets the kernel has close() wait for the peer, though the socket does not
             # block: in the thread that serves everybody.

@@ -369,6 +369,21 @@ def test_a_mistake_of_the_protocol_ends_its_connection_alone(line):
     assert good.did == [b"y"]
 
 
+def test_a_mistake_after_aborting_does_not_make_a_farewell_of_it(line):
+    def fails(it):
+        raise RuntimeError("a mistake of ours")
+
+    ours = Noted()
+    peer = line.accepted(ours)
+    # More comes while it is read to: who is only left would have it thrown away for some time.
+    ours.on["data"] = in_turn(lambda it: peer.send(b"NOOP\r\n"), leaves, aborts, fails)
+    peer.send(b"QUIT\r\n")
+    line.until(lambda: peer.end)
+    assert peer.end == "reset"
+    assert ours.did == [b"QUIT\r\n", RuntimeError]
+    assert line.around.getDelayedCalls() == []
+
+
 def test_a_mistake_of_the_protocol_leaves_nothing_to_the_garbage_collector(line, monkeypatch):
     # Until a log begins, Twisted keeps what is to be in it.
     monkeypatch.setattr(poller._log, "observer", lambda event: None)
