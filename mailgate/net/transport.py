@@ -195,6 +195,8 @@ class _Encrypting(_Direct):
             self._tls.do_handshake()
         except SSL.WantReadError:
             return None
+        except SSL.ZeroReturnError:
+            return CONNECTION_DONE
         except SSL.Error as error:
             return _untraced(error)
         early = self._early

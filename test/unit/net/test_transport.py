@@ -926,6 +926,16 @@ def test_a_server_that_hangs_up_in_mid_handshake_ends_it(line, octets):
     assert ours.did == [ConnectionDone]
 
 
+def test_a_server_that_answers_with_a_close_alert_has_closed(line):
+    ours = Noted(made=begins(handshake()))
+    peer = line.connected(ours)
+    line.until(lambda: peer.got)
+    # RFC 8446 6.1: close_notify.
+    peer.send(b"\x15\x03\x03\x00\x02\x01\x00")
+    line.until(lambda: ours.is_lost and peer.end)
+    assert ours.did == [ConnectionDone]
+
+
 def test_a_server_that_answers_with_an_alert_ends_it(line):
     ours = Noted(made=begins(handshake()))
     peer = line.connected(ours)
