@@ -77,6 +77,8 @@ class Poller:
         self._descriptors: dict[int, Descriptor] = {}
         self._wanted: dict[int, int] = {}
         """The events each descriptor waits for."""
+        self._fresh: set[int] = set()
+        """Numbers registered since the last events were asked for: these are not about who has them now."""
         self._is_watched = False
         self._is_closing = False
         self._served = 0
@@ -165,9 +167,10 @@ class Poller:
         left = _AT_ONCE
         for _ in range(_ROUNDS):
             ready = self._epoll.poll(0, left)
+            self._fresh.clear()
             for number, event in ready:
                 descriptor = self._descriptors.get(number)
-                if descriptor is not None:
+                if descriptor is not None and number not in self._fresh:
                     self._serve(descriptor, number, event)
             left -= len(ready)
             self._served += len(ready)
@@ -180,8 +183,8 @@ class Poller:
         try:
             if event & _IN:
                 why = descriptor.doRead()
-                # The read may have closed it, or asked for another kind of event.
-                if why is None and event & _OUT and self._wanted.get(number, 0) & _OUT:
+                # The read may have closed it, and its number have gone to another, or asked for another kind of event.
+                if why is None and event & _OUT and self._wanted.get(number, 0) & _OUT and number not in self._fresh:
                     why = descriptor.doWrite()
             elif event & _GONE:
                 why = CONNECTION_DONE if self._wanted.get(number, 0) & _IN else CONNECTION_LOST
@@ -268,6 +271,7 @@ class Poller:
         else:
             self._epoll.register(number, event)
             self._descriptors[number] = descriptor
+            self._fresh.add(number)
         self._wanted[number] = before | event
         if not self._is_watched:
             self._is_watched = True

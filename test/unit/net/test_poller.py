@@ -1,5 +1,6 @@
 """Connections behind one descriptor: events, changes of mind, ends, and what one does wrong."""
 
+import os
 import socket
 from types import SimpleNamespace
 
@@ -193,6 +194,45 @@ def test_one_that_was_closed_by_another_in_the_same_round_is_not_touched(it):
         each.peer.send(b"x")
     it.poller.doRead()
     assert sorted([first.did, second.did]) == [[], [b"x"]]
+
+
+def take_number(it, of):
+    """Close a descriptor, and have another one that waits to read get its number."""
+    it.poller.removeReader(of)
+    it.poller.removeWriter(of)
+    number = of.socket.detach()
+    got = it.connection()
+    os.dup2(got.fileno(), number)
+    got.socket.close()
+    got.socket = socket.socket(fileno=number)
+    it.poller.addReader(got)
+    return got
+
+
+def test_what_happened_to_one_is_not_taken_for_the_one_that_got_its_number_in_the_same_round(it):
+    # Both wait to write to a peer that has gone; who is served first closes the other.
+    first, second = it.connection(), it.connection()
+    got = []
+    for one, other in ((first, second), (second, first)):
+        one.connectionLost = lambda reason, other=other: got.append(take_number(it, other))
+        it.poller.addWriter(one)
+        one.peer.close()
+    it.poller.doRead()
+    assert len(got) == 1
+    assert got[0].did == []
+    got[0].peer.send(b"EHLO")
+    it.poller.doRead()
+    assert got[0].did == [b"EHLO"]
+
+
+def test_one_that_has_closed_is_not_written_to_because_of_the_one_that_got_its_number(it):
+    one = it.connection()
+    it.poller.addReader(one)
+    it.poller.addWriter(one)
+    one.answer["read"] = lambda: it.poller.addWriter(take_number(it, one))
+    one.peer.send(b"QUIT")
+    it.poller.doRead()
+    assert one.did == [b"QUIT"]
 
 
 def test_one_that_gets_something_to_do_meanwhile_is_served_in_the_same_turn(it):
