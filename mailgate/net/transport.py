@@ -12,7 +12,8 @@ encrypts. What arrived is decrypted in one go, and all that is to be sent in
 answer leaves together: the end of the handshake with the replies to the
 commands that came with it, the last reply with the close alert.
 
-What a protocol sees is as with Twisted: `startTLS` takes the same creators,
+What a protocol sees is as with Twisted, but for producers that have to be asked
+for each piece: there are none. `startTLS` takes the same creators,
 `handshakeCompleted` comes before any `dataReceived`. `loseConnection` sends
 what was written and the close alert (RFC 8446 6.1); it does not wait for the
 peer's, as nothing is taken from the peer any more. A peer that is still sending
@@ -29,7 +30,7 @@ from typing import Protocol
 from OpenSSL import SSL
 from twisted.internet import tcp
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.interfaces import IHandshakeListener, IProducer
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -46,6 +47,10 @@ _NO_WAIT = struct.pack("ii", 0, 0)
 
 class TlsBegun(Exception):
     """TLS can begin only once."""
+
+
+class NotStreaming(Exception):
+    """A producer that writes only when it is asked would never be asked again: nothing waits after it has written."""
 
 
 def _untraced(error: SSL.Error) -> SSL.Error:
@@ -139,6 +144,12 @@ class _Direct(tcp.Connection):
                 return
             data = data[sent:]
         FileDescriptor.write(self, data)
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """As `IConsumer.registerProducer`. Raises `NotStreaming`."""
+        if not streaming:
+            raise NotStreaming("a producer has to go on by itself until it is paused")
+        tcp.Connection.registerProducer(self, producer, streaming)
 
     def loseConnection(self) -> None:
         """Close once everything written has been sent."""

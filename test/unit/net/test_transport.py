@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from mailgate.net import poller
 from mailgate.net.connect import Connector
 from mailgate.net.tls import ClientTls, pem, self_signed, server_tls
-from mailgate.net.transport import Accepted, Connected, TlsBegun
+from mailgate.net.transport import Accepted, Connected, NotStreaming, TlsBegun
 
 CERTIFICATE = self_signed("mx.test")
 # Every line is another one: what is lost, doubled or out of order shows.
@@ -229,6 +229,14 @@ def test_a_producer_is_told_to_wait_and_to_go_on_and_all_arrives_in_order(line):
     line.until(lambda: len(peer.got) >= len(CONTENT))
     assert peer.got == CONTENT
     assert content.pauses > 1
+    assert ours.transport.producer is None
+
+
+def test_a_producer_that_has_to_be_asked_for_each_piece_is_refused(line):
+    ours = Noted()
+    line.accepted(ours)
+    with pytest.raises(NotStreaming):
+        ours.transport.registerProducer(object(), False)
     assert ours.transport.producer is None
 
 
