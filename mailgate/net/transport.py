@@ -184,6 +184,8 @@ class _Encrypting(_Direct):
     _tls: SSL.Connection
     _early: list[bytes] | None
     """What was written while the handshake went on; None once it has ended."""
+    _held_octets = 0
+    """How much was written since OpenSSL was asked for what it made of it."""
 
     def _begin(self, tls: SSL.Connection) -> None:
         self._tls = tls
@@ -255,8 +257,9 @@ class _Encrypting(_Direct):
             if not self.disconnecting:
                 self.abortConnection()
             return
-        # What is large is not held back until the answer is complete: it may be the first of many pieces.
-        if not self._is_answering or len(data) > _RECORD_OCTETS:
+        # What is large is not held back until the answer is complete: nobody would tell a producer to wait.
+        self._held_octets += len(data)
+        if not self._is_answering or self._held_octets > _RECORD_OCTETS:
             self._send()
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
@@ -265,6 +268,7 @@ class _Encrypting(_Direct):
 
     def _send(self) -> None:
         """Give the kernel what OpenSSL has for it."""
+        self._held_octets = 0
         try:
             while True:
                 octets = self._tls.bio_read(_READ_OCTETS)

@@ -113,19 +113,19 @@ class Sends:
 
 
 class Full:
-    """A socket whose buffer has no room for the next octets, once, after `fill`."""
+    """A socket whose buffer has no room for the next octets, some times in a row, after `fill`."""
 
     def __init__(self, its_socket):
         self.its_socket = its_socket
-        self.is_full = False
+        self.refuses = 0
         self.refused = 0
 
-    def fill(self):
-        self.is_full = True
+    def fill(self, times=1):
+        self.refuses = times
 
     def send(self, octets):
-        if self.is_full and octets:
-            self.is_full = False
+        if self.refuses and octets:
+            self.refuses -= 1
             self.refused += 1
             raise BlockingIOError(EAGAIN, "no room")
         return self.its_socket.send(octets)
@@ -534,13 +534,14 @@ def test_much_goes_both_ways_in_order_while_each_side_waits_for_the_other(line, 
     assert content.pauses > 1
 
 
-def test_a_producer_is_told_to_wait_while_it_is_read_to(line, server):
+@pytest.mark.parametrize("block_octets", [1000, 16 * 1024, 64 * 1024])
+def test_a_producer_is_told_to_wait_while_it_is_read_to(line, server, block_octets):
     contents = []
     ours, peer = secured(
         line,
         server,
         buffer_octets=NARROW,
-        data=lambda it: contents.append(Content(it.transport, CONTENT, it.transport.loseConnection)),
+        data=lambda it: contents.append(Content(it.transport, CONTENT, it.transport.loseConnection, block_octets)),
     )
     peer.say(b"DATA\r\n")
     line.serve()
@@ -615,16 +616,16 @@ def test_after_leaving_with_octets_unsent_nothing_more_is_taken(line, server):
 
 
 def test_what_is_written_after_leaving_does_not_cost_what_waits(line, server):
-    lines = [says(CONTENT[at : at + 1000]) for at in range(0, len(CONTENT), 1000)]
-    ours, peer = secured(line, server, buffer_octets=NARROW, data=in_turn(*lines, leaves))
+    # So often that it waits when the poller gives the reactor its turn.
+    ours, peer = secured(line, server, data=in_turn(says(b"221 Bye\r\n"), lambda it: full.fill(20), leaves))
+    full = ours.transport.socket = Full(ours.transport.socket)
     peer.say(b"QUIT\r\n")
     line.serve()
     assert ours.waiting
     # The alert is among what waits: nothing can follow it.
     ours.transport.write(b"421 Too late\r\n")
     line.until(lambda: peer.end)
-    assert peer.got == CONTENT
-    assert (peer.has_alert, peer.end) == (True, "closed")
+    assert (peer.got, peer.has_alert, peer.end) == (b"221 Bye\r\n", True, "closed")
     assert ours.did[-1] is ConnectionDone
 
 
