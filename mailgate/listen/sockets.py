@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import resource
 import socket
-import struct
 from datetime import timedelta
 
 from mailgate.config.kind import SocketAddress
@@ -42,7 +41,9 @@ def listening_socket(listener_id: str, address: SocketAddress, options: SocketSe
         if options.recv_buffer_size is not None:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.recv_buffer_size)
         if options.linger is not None:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _linger(options.linger))
+            # Not SO_LINGER: with that the kernel has close() wait for the client, though the socket does not
+            # block, in the thread that serves everybody. What it does in the background is bounded by this.
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, _whole_seconds(options.linger))
         if options.ttl is not None:
             _for_family(opened, family, socket.IP_TTL, socket.IPV6_UNICAST_HOPS, options.ttl)
         if options.tos is not None:
@@ -69,8 +70,8 @@ def _way_out(error: OSError, address: SocketAddress) -> str:
     return ""
 
 
-def _linger(time: timedelta) -> bytes:
-    return struct.pack("ii", 1, max(1, round(time.total_seconds())))
+def _whole_seconds(time: timedelta) -> int:
+    return max(1, round(time.total_seconds()))
 
 
 def _for_family(opened: socket.socket, family: socket.AddressFamily, ipv4: int, ipv6: int, value: int) -> None:

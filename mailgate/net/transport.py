@@ -23,7 +23,6 @@ then is not answered with a reset (`net/lingering.py`).
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -41,8 +40,6 @@ _READ_OCTETS = 64 * 1024
 """Octets asked of the kernel, or of OpenSSL for the kernel, at once."""
 _RECORD_OCTETS = 16 * 1024
 """What a TLS record holds at most (RFC 8446 5.1)."""
-_NO_WAIT = struct.pack("ii", 0, 0)
-"""SO_LINGER as it is where nobody sets it."""
 
 
 class TlsBegun(Exception):
@@ -162,13 +159,6 @@ class _Direct(tcp.Connection):
     def _closeSocket(self, orderly: bool) -> None:
         # Aborted is aborted, though something else has ended it first: a mistake of the protocol after it.
         orderly = orderly and not self._aborting
-        if orderly:
-            # With what the key `linger` sets the kernel has close() wait for the peer, though the socket does not
-            # block: in the thread that serves everybody.
-            try:
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_WAIT)
-            except OSError:
-                pass
         if orderly and self.disconnecting and is_sending(self.socket):
             # Twisted declares the reactor's common part only. There is none where not even a socket could be
             # had, or its source address: Twisted asks for the end of that as well.

@@ -281,10 +281,6 @@ class Line:
         """Who has asked to be told of room to write."""
         return self.poller.asked
 
-    def set_linger(self, seconds):
-        """Set SO_LINGER as the key `linger` does: connections that are accepted have it from the port."""
-        self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
-
     def accepted(self, protocol, buffer_octets=None):
         """A peer that connects to `protocol`; `buffer_octets` is what either kernel may hold of what we send."""
         self._next = protocol

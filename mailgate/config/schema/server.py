@@ -79,7 +79,11 @@ class SocketSettings:
     tos: int | None = key(integer(0, 255), default=None, doc="Set IP_TOS.")
     send_buffer_size: int | None = key(integer(1, 2**30), default=None, unit="bytes", doc="Set SO_SNDBUF.")
     recv_buffer_size: int | None = key(integer(1, 2**30), default=None, unit="bytes", doc="Set SO_RCVBUF.")
-    linger: timedelta | None = key(optional(DURATION), default=None, doc="Set SO_LINGER to this time.")
+    linger: timedelta | None = key(
+        optional(DURATION),
+        default=None,
+        doc="How long the kernel keeps a connection that is closed here and not yet by the client: set TCP_LINGER2.",
+    )
     nodelay: bool = key(BOOLEAN, default=True, doc="Set TCP_NODELAY.")
 
 

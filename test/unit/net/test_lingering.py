@@ -1,8 +1,6 @@
 """A connection that is closed on our side while the peer is still sending: what was said to it arrives, and it ends."""
 
-import socket
 import ssl
-import struct
 
 import pytest
 from support.loopback import Line, Noted
@@ -176,39 +174,6 @@ def test_who_is_being_left_when_all_connections_end_does_not_linger(line):
     assert ours.did == [b"QUIT\r\n", ConnectionLost]
     assert lingering(line) == 0
     assert line.around.getDelayedCalls() == []
-
-
-class Closes:
-    """A socket that notes whether its close may wait for the peer."""
-
-    def __init__(self, its_socket):
-        self.its_socket = its_socket
-        self.waits = None
-
-    def close(self):
-        is_set, _ = struct.unpack("ii", self.its_socket.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
-        self.waits = bool(is_set)
-        self.its_socket.close()
-
-    def __getattr__(self, name):
-        return getattr(self.its_socket, name)
-
-
-@pytest.mark.parametrize("who", ["lingers", "is closed at once", "closes"])
-def test_no_close_waits_for_the_peer_whatever_the_listener_has_set(line, who):
-    line.set_linger(60)
-    ours = Noted(data=leaves)
-    peer = line.accepted(ours)
-    closes = ours.transport.socket = Closes(ours.transport.socket)
-    if who == "lingers":
-        ours.on["data"] = lambda it: (peer.send(FLOOD), leaves(it))
-    if who != "closes":
-        peer.send(b"QUIT\r\n")
-        line.until(lambda: ours.is_lost)
-    peer.close()
-    line.until(lambda: closes.waits is not None)
-    assert ours.is_lost
-    assert not closes.waits
 
 
 def test_a_connection_that_we_made_lingers_as_well(line):
