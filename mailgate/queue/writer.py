@@ -36,6 +36,8 @@ _SHRINK_PAGES = 256
 # Rows of more than that are left to the writer's thread: the reactor has others to serve.
 _AT_ONCE_OCTETS = 1024 * 1024
 _AT_ONCE_RECIPIENTS = 1000
+# Met by the commit of many, and not by each of them: what some have no room for, others may have.
+_OUT_OF_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_WRITE"})
 # What a change adds to the log besides a message's octets.
 _CHANGE_OCTETS = 4096
 
@@ -198,9 +200,10 @@ def _commit_together(tables: Tables, batch: Sequence[Job[Tables]]) -> bool:
 
 
 def _commit_apart(tables: Tables, batch: Sequence[Job[Tables]]) -> None:
-    """Commit all that can be in one transaction, each change in its own savepoint."""
+    """Commit all that can be in one transaction, each change in its own savepoint; else each by itself."""
     db = tables.db
     failures: dict[int, StoreFailed] = {}
+    is_undone = False
     try:
         db.execute("BEGIN IMMEDIATE")
         for number, job in enumerate(batch):
@@ -217,14 +220,18 @@ def _commit_apart(tables: Tables, batch: Sequence[Job[Tables]]) -> None:
             db.execute("COMMIT")
             if ARMED and failures:
                 passed("A6")
-        elif len(batch) > 1:
+        else:
             # SQLite itself undid the whole transaction: as with a full disk.
-            for job in batch:
-                _commit_apart(tables, (job,))
-            return
+            is_undone = True
     except sqlite3.Error as error:
         _roll_back(db)
         failures = {number: _failure(error) for number in range(len(batch))}
+        # The log is written by COMMIT: here, too, a disk is found to be full.
+        is_undone = getattr(error, "sqlite_errorname", "") in _OUT_OF_ROOM
+    if is_undone and len(batch) > 1:
+        for job in batch:
+            _commit_apart(tables, (job,))
+        return
     for number, failure in failures.items():
         batch[number].fail(failure)
 

@@ -1,4 +1,5 @@
 import os
+import resource
 import sqlite3
 import threading
 from dataclasses import replace
@@ -182,6 +183,30 @@ def test_a_full_database_refuses_new_mail_until_there_is_room_and_mail_leaves_me
     run(store._writer.submit(lambda tables: tables.db.execute("PRAGMA max_page_count = 1000000").fetchall()))
     run(store.commit(large))
     assert {item.id for item in run(store.list(10))} == {small.id, large.id}
+    assert violations(stores.path, stores.spool_dir) == []
+
+
+def test_where_the_log_cannot_grow_the_changes_that_fit_are_kept(stores, store, run):
+    run(store.commit(message(store)))
+    (lease,) = run(store.claim({"remote": 1}, NOW_MS))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    results = []
+    # What does not fit in the log is noticed by COMMIT, not by a statement.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(f"{stores.path}-wal") + 400_000, before[1]))
+    try:
+        small, large = message(store), message(store, octets=b"x" * 600_000)
+        kept = store.record(lease, [settled(lease.item.recipients[0])], None, True)
+        for change in (kept, store.commit(large), store.commit(small)):
+            change.addBoth(results.append)
+        stores.reactor.advance(0)
+        while len(results) < 3:
+            stores.reactor.turn()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert results[0] is True
+    assert results[1].check(StoreFailed)
+    assert results[2] is None
+    assert [item.id for item in run(store.list(10))] == [small.id]
     assert violations(stores.path, stores.spool_dir) == []
 
 
