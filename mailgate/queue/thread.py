@@ -175,8 +175,9 @@ class StoreThread(Generic[R]):
     def _main(self) -> None:
         try:
             resource = self._opening()
-        except Exception as error:
-            self._reactor.callFromThread(self._started.errback, error)
+        except BaseException as error:
+            reason = error if isinstance(error, Exception) else StoreFailed(repr(error))
+            self._reactor.callFromThread(self._started.errback, reason)
             return
         self._reactor.callFromThread(self._opened)
         waiting: deque[Job[R]] = deque()
@@ -193,7 +194,7 @@ class StoreThread(Generic[R]):
                 self._do(resource, _batch(waiting))
         try:
             self._closing(resource)
-        except Exception:
+        except BaseException:
             _log.failure("{event}", event="queue.not-closed")
         self._reactor.callFromThread(self._stopped.callback, None)
 
@@ -206,7 +207,8 @@ class StoreThread(Generic[R]):
     def _do(self, resource: R, batch: Sequence[Job[R]]) -> None:
         try:
             self._work(resource, batch)
-        except Exception as error:
+        except BaseException as error:
+            # Without the thread nobody would hear anything any more, nor could mailgate be stopped.
             _log.failure("{event}", event="queue.batch-failed")
             for job in batch:
                 job.fail(StoreFailed(repr(error)))

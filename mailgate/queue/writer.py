@@ -134,6 +134,8 @@ class Writer:
     # Below: on the writer thread.
 
     def _work(self, tables: Tables, batch: Sequence[Job[Tables]]) -> None:
+        # Only where undoing what the batch before had begun has failed as well.
+        _roll_back(tables.db)
         self._sync_if(tables.db, self.marks_are_synced or not all(isinstance(job, Mark) for job in batch))
         batch = self._with_room(batch)
         if batch and not _commit_together(tables, batch):
@@ -190,7 +192,7 @@ def _commit_together(tables: Tables, batch: Sequence[Job[Tables]]) -> bool:
             if refused:
                 passed("A6")
             passed("A4")
-    except Exception:
+    except BaseException:
         # Whatever it was, it is met again below, by the change it belongs to.
         _roll_back(tables.db)
         return False
@@ -210,7 +212,7 @@ def _commit_apart(tables: Tables, batch: Sequence[Job[Tables]]) -> None:
             db.execute("SAVEPOINT change")
             try:
                 job.run(tables)
-            except Exception as error:
+            except BaseException as error:
                 failures[number] = _failure(error)
                 if not db.in_transaction:
                     break
@@ -223,7 +225,8 @@ def _commit_apart(tables: Tables, batch: Sequence[Job[Tables]]) -> None:
         else:
             # SQLite itself undid the whole transaction: as with a full disk.
             is_undone = True
-    except sqlite3.Error as error:
+    except BaseException as error:
+        # Of SQLite, or for want of memory.
         _roll_back(db)
         failures = {number: _failure(error) for number in range(len(batch))}
         # The log is written by COMMIT: here, too, a disk is found to be full.
@@ -245,9 +248,10 @@ def _tidy(db: sqlite3.Connection) -> None:
             # Its rows have no columns: `execute` would stop after the first page.
             db.executescript(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})")
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-    except sqlite3.Error as error:
-        # The log stays as it is and is as good as the database; the next time may be better.
-        _log.warn("{event}", event="queue.checkpoint-failed", reason=str(error))
+    except Exception as error:
+        # The log stays as it is and is as good as the database; the next time may be better. Whatever it was:
+        # the batch is committed, and must not be told otherwise.
+        _log.warn("{event}", event="queue.checkpoint-failed", reason=str(error) or repr(error))
 
 
 def _roll_back(db: sqlite3.Connection) -> None:
@@ -255,7 +259,7 @@ def _roll_back(db: sqlite3.Connection) -> None:
         db.execute("ROLLBACK")
 
 
-def _failure(error: Exception) -> StoreFailed:
+def _failure(error: BaseException) -> StoreFailed:
     if isinstance(error, StoreFailed):
         return error
     if isinstance(error, sqlite3.Error):

@@ -3,6 +3,7 @@ import resource
 import sqlite3
 import threading
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from support.queue_invariants import violations
@@ -208,6 +209,67 @@ def test_where_the_log_cannot_grow_the_changes_that_fit_are_kept(stores, store, 
     assert results[2] is None
     assert [item.id for item in run(store.list(10))] == [small.id]
     assert violations(stores.path, stores.spool_dir) == []
+
+
+def test_whatever_ends_a_change_leaves_no_transaction_open(stores, store, run):
+    def broken(tables):
+        tables.db.execute("DELETE FROM message")
+        raise SystemExit(3)
+
+    first = message(store)
+    run(store.commit(first))
+    with pytest.raises(StoreFailed, match="SystemExit"):
+        run(store._writer.submit(broken))
+    run(store.commit(message(store)))
+    assert len(run(store.list(10))) == 2
+
+
+class Poor(sqlite3.Connection):
+    """A connection that has no memory for some statements, which is no `sqlite3.Error`."""
+
+    out_of_memory = ()
+
+    def execute(self, sql, *cells):
+        """Execute a statement, or fail at the first of those there is no memory for."""
+        if sql in self.out_of_memory:
+            self.out_of_memory = self.out_of_memory[1:]
+            raise MemoryError(sql)
+        return super().execute(sql, *cells)
+
+
+@pytest.mark.parametrize("statement", ["SAVEPOINT change", "COMMIT", "ROLLBACK"])
+def test_a_commit_without_memory_fails_its_batch_and_not_the_store(stores, run, monkeypatch, statement):
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Poor))
+    store = stores.open()
+    first = message(store)
+    run(store.commit(first))
+    db = run(store._writer.submit(lambda tables: tables.db))
+    db.out_of_memory = (statement,)
+    results = []
+    # The second is there already: each change is given a savepoint.
+    for each in (message(store), first):
+        store.commit(each).addBoth(results.append)
+    stores.reactor.advance(0)
+    while len(results) < 2:
+        stores.reactor.turn()
+    assert [result.check(StoreFailed) for result in results] == [StoreFailed] * 2
+    assert db.out_of_memory == ()
+    run(store.commit(message(store)))
+    assert len(run(store.list(10))) == 2
+    assert violations(stores.path, stores.spool_dir) == []
+
+
+def test_what_is_committed_is_told_so_whatever_becomes_of_the_log(stores, run, monkeypatch):
+    monkeypatch.setattr(writer, "_CHECKPOINT_OCTETS", 1)
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Poor))
+    store = stores.open()
+    db = run(store._writer.submit(lambda tables: tables.db))
+    db.out_of_memory = ("PRAGMA wal_checkpoint(PASSIVE)",)
+    queue_id, content, octets = spooled(run, store, 300_000)
+    kept = message(store, id=queue_id, content=content)
+    run(store.commit(kept))
+    assert db.out_of_memory == ()
+    assert run(whole(store, run(store.get(queue_id)))) == kept.prefix + octets
 
 
 def test_below_the_least_free_space_new_mail_is_refused_and_results_are_kept(stores, run):

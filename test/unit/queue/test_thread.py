@@ -149,3 +149,24 @@ def test_the_thread_gets_what_was_gathered_when_its_owner_says_so(reactor, batch
     reactor.run(worker.stop())
     assert third.called
     assert batches == [2, 1, "closed"]
+
+
+def test_whatever_ends_the_work_fails_its_batch_and_the_thread_goes_on(reactor, worker):
+    def broken(_):
+        raise SystemExit(3)
+
+    with pytest.raises(StoreFailed, match="SystemExit"):
+        reactor.run(submit(worker, broken))
+    assert reactor.run(submit(worker, lambda _: "fine")) == "fine"
+
+
+def test_whatever_ends_the_opening_or_the_closing_is_told(reactor):
+    def broken(*_):
+        raise SystemExit(3)
+
+    worker = StoreThread("test", reactor, broken, work, lambda resource: None)
+    with pytest.raises(StoreFailed, match="SystemExit"):
+        reactor.run(worker.start())
+    worker = StoreThread("test", reactor, list, work, broken)
+    reactor.run(worker.start())
+    reactor.run(worker.stop())
