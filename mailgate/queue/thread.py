@@ -164,7 +164,11 @@ class StoreThread(Generic[R]):
     def _hand_over(self) -> None:
         if self._gathered:
             gathered, self._gathered, self._gathered_octets = self._gathered, [], 0
-            self._inbox.put([job for job in gathered if _is_ready(job)])
+            failed: list[Job[R]] = []
+            self._inbox.put([job for job in gathered if _is_ready(job, failed)])
+            # Not before the others are on their way: who hears of it may ask for more, or stop the thread.
+            for job in failed:
+                job.fire()
 
     def _opened(self) -> None:
         self._open = True
@@ -215,14 +219,17 @@ class StoreThread(Generic[R]):
         self._reactor.callFromThread(_fire, batch)
 
 
-def _is_ready(job: Job[R]) -> bool:
-    """Make a job ready. One after the other they run from the processor's cache, which each by itself does not."""
+def _is_ready(job: Job[R], failed: list[Job[R]]) -> bool:
+    """Make a job ready, or add it to those that failed.
+
+    One after the other they run from the processor's cache, which each by itself does not.
+    """
     try:
         job.make_ready()
     except Exception as error:
         _log.failure("{event}", event="queue.job-failed")
         job.fail(StoreFailed(repr(error)))
-        job.fire()
+        failed.append(job)
         return False
     return True
 

@@ -170,3 +170,54 @@ def test_whatever_ends_the_opening_or_the_closing_is_told(reactor):
     worker = StoreThread("test", reactor, list, work, broken)
     reactor.run(worker.start())
     reactor.run(worker.stop())
+
+
+def test_stopping_waits_for_every_batch_and_what_these_ask_for_then_is_refused(reactor, batches, monkeypatch):
+    monkeypatch.setattr(thread, "BATCH_JOBS", 3)
+    worker = StoreThread("test", reactor, lambda: batches, work, lambda resource: resource.append("closed"))
+    reactor.run(worker.start())
+    told = []
+    for n in range(10):
+        done = submit(worker, lambda _, n=n: n)
+        done.addCallback(lambda n: told.append(n) or submit(worker))
+        done.addErrback(lambda failure: told.append(str(failure.value)))
+    reactor.run(worker.stop())
+    assert told == [said for n in range(10) for said in (n, "the queue is not open")]
+    assert batches == [3, 3, 3, 1, "closed"]
+
+
+class Order(Call):
+    """A job whose place is seen, and which can be one that is never ready."""
+
+    def __init__(self, name, octets=0, is_ready=True):
+        super().__init__(lambda resource: resource.append(name), octets)
+        self.is_ready = is_ready
+
+    def make_ready(self):
+        if not self.is_ready:
+            raise ValueError("no rows")
+
+
+def test_what_a_job_that_is_never_ready_asks_for_comes_after_those_that_were_there_first(reactor, worker, batches):
+    first, bad, second, third = Order("first"), Order("bad", is_ready=False), Order("second"), Order("third", 300_000)
+    # So large that it is handed over at once.
+    bad.deferred.addErrback(lambda _: worker.submit(third))
+    for job in (first, bad, second):
+        worker.submit(job)
+    reactor.run(third.deferred)
+    reactor.run(second.deferred)
+    assert [done for done in batches if isinstance(done, str)] == ["first", "second", "third"]
+
+
+def test_stopping_because_of_a_job_that_is_never_ready_leaves_no_other_behind(reactor, batches):
+    worker = StoreThread("test", reactor, lambda: batches, work, lambda resource: resource.append("closed"))
+    reactor.run(worker.start())
+    bad, other = Order("bad", is_ready=False), Order("other")
+    stopped = []
+    bad.deferred.addErrback(lambda _: stopped.append(worker.stop()))
+    worker.submit(bad)
+    worker.submit(other)
+    reactor.advance(0)
+    reactor.run(stopped[0])
+    assert other.deferred.called
+    assert batches == [1, "other", "closed"]
