@@ -194,7 +194,10 @@ class SqliteStore:
 
     def _close(self, tables: Tables) -> None:
         try:
-            _tell_doubts(tables.release_all())
+            tables.db.execute("BEGIN IMMEDIATE")
+            doubtful = tables.release_all()
+            tables.db.execute("COMMIT")
+            _tell_doubts(doubtful)
             tables.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         finally:
             tables.db.close()

@@ -818,6 +818,22 @@ def test_stopping_finishes_what_was_asked_and_gives_leases_back(stores, run):
     assert outside(stores).execute("SELECT count(*), count(lease_owner) FROM unit").fetchone() == (4, 0)
 
 
+def test_stopping_gives_all_leases_back_in_one_transaction(stores, run):
+    store = stores.open()
+    for _ in range(3):
+        run(store.commit(message(store)))
+    assert len(run(store.claim({"remote": 3}, NOW_MS))) == 3
+    statements = []
+    run(store._writer.submit(lambda tables: tables.db.set_trace_callback(statements.append)))
+    statements.clear()
+    stores.stop(store)
+    changes = [statement.split(" ")[0] for statement in statements if statement.startswith(("UPDATE", "DELETE"))]
+    assert changes.count("UPDATE") >= 3
+    words = [statement.split(" ")[0] for statement in statements]
+    assert [word for word in words if word in ("BEGIN", "COMMIT")] == ["BEGIN", "COMMIT"]
+    assert words[0] == "BEGIN"
+
+
 def test_ids_are_unique_ascend_and_go_on_after_those_that_are_there(stores, run):
     store = stores.open()
     ids = [store.new_id() for _ in range(40_000)]
