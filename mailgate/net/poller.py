@@ -133,7 +133,11 @@ class Poller:
             return
         calls, self._when_idle = self._when_idle, []
         for call in calls:
-            call()
+            try:
+                call()
+            except Exception:
+                # The others wait for this moment as well, and nobody calls them in another.
+                _log.failure("{event}", event="server.call-failed")
 
     # --- towards the reactor ---------------------------------------------------------
 

@@ -326,3 +326,22 @@ def test_nothing_waits_long_for_an_idle_moment(it):
     it.poller.when_idle(lambda: called.append("again"))
     it.around.turn()
     assert called[1:] == ["again"]
+
+
+def test_a_call_that_fails_in_an_idle_moment_costs_the_others_nothing(it):
+    called = []
+
+    def fails():
+        called.append("fails")
+        it.poller.when_idle(lambda: called.append("asked for inside"))
+        raise ValueError("no")
+
+    it.poller.when_idle(fails)
+    it.poller.when_idle(lambda: called.append("next"))
+    it.around.turn()
+    assert called == ["fails", "next"]
+    # What is asked for in such a moment comes in the next one, in its order.
+    it.poller.when_idle(lambda: called.append("last"))
+    it.around.turn()
+    it.around.turn()
+    assert called == ["fails", "next", "asked for inside", "last"]
