@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from support.queue_invariants import violations
 from support.sqlite_store import DAY_MS, NOW_MS, message, recipient
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
 from mailgate.mail.envelope import Body, DeliverBy, Notify, Ret
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
@@ -449,10 +449,10 @@ def test_one_who_stops_waiting_for_a_content_leaves_no_file_open(stores, store, 
     reading.cancel()
     with pytest.raises(CancelledError):
         run(reading)
-    # Whatever the reader and the pool were asked for before is done after these.
+    # Whatever the reader and the pool were asked for before is done after these: they need all threads of the pool.
     run(store.list(1))
-    run(stores.run_blocking(lambda: None))
-    run(stores.run_blocking(lambda: None))
+    all_threads = threading.Barrier(stores.pool.max)
+    run(gatherResults([stores.run_blocking(partial(all_threads.wait, 10)) for _ in range(stores.pool.max)]))
     open_files = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)}
     assert content.path not in open_files
 
