@@ -200,8 +200,25 @@ class LineObserver:
             # They were written along with something worse.
             return
         line = self.line
-        self._out.write("".join([line(event, event.get("log_level", LogLevel.info).name) for event in events]))
+        try:
+            text = "".join([line(event, event.get("log_level", LogLevel.info).name) for event in events])
+        except Exception:
+            text = "".join([self._line_or_why(event) for event in events])
+        self._out.write(text)
         self._out.flush()
+
+    def _line_or_why(self, event: LogEvent) -> str:
+        """One event, or that it cannot be shown: the others are worth more than it is."""
+        try:
+            return self.line(event, event.get("log_level", LogLevel.info).name)
+        except Exception as error:
+            said: LogEvent = {
+                "log_time": time.time(),
+                "log_format": "an event that cannot be shown: {error}",
+                "log_namespace": event.get("log_namespace"),
+                "error": type(error).__name__,
+            }
+            return self.line(said, LogLevel.error.name)
 
     def line(self, event: LogEvent, level: str) -> str:
         """One event as a line, newline included."""

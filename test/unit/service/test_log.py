@@ -176,3 +176,17 @@ def test_a_value_that_logs_while_it_is_shown_blocks_nothing():
     turn.end()
     turn.end()
     assert [row.split(" ")[2:] for row in out.getvalue().splitlines()] == [["outer", "value=shown"], ["inner"]]
+
+
+def test_an_event_that_cannot_be_shown_costs_the_others_of_its_turn_nothing(told):
+    told("one")
+    told(Odd())
+    told("two")
+    told.turn.end()
+    one, odd, two = told.events()
+    assert (one, two) == ("one", "two")
+    assert odd == "log"
+    # The same for what is written at once, after what waits.
+    told("three")
+    told(Odd(), LogLevel.warn)
+    assert told.events()[3:] == ["three", "log"]
