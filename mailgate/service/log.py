@@ -65,6 +65,10 @@ LOG_FILE = "MAILGATE_LOG_FILE"
 
 # How long lines may still go to a file that was moved away.
 _LOOK_SECONDS = 1.0
+# As many octets wait, whole, for a file that cannot be written: what is written past its buffer can be cut in a line.
+_BUFFER_OCTETS = 1024 * 1024
+# The most events of a turn that wait for its end.
+_WAITING = 500
 
 
 class Sink(Protocol):
@@ -92,7 +96,7 @@ class ReopenedFile:
     def _open(self) -> None:
         # Readable for the group, as the other logs of a system are.
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        self._file = os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
+        self._file = os.fdopen(descriptor, "w", _BUFFER_OCTETS, encoding="utf-8", errors="backslashreplace")
         found = os.fstat(descriptor)
         self._is = (found.st_dev, found.st_ino)
 
@@ -188,10 +192,16 @@ class LineObserver:
             if not self._waiting:
                 self._turn.at_its_end(self._write_waiting)
             self._waiting.append(event)
+            if len(self._waiting) >= _WAITING:
+                self._write_out()
 
     def _write_waiting(self) -> None:
         with self._lock:
-            self._write_out()
+            try:
+                self._write_out()
+            except (OSError, ValueError):
+                # A full disk, a pipe without a reader, a closed file. The reactor would log each turn's failure here.
+                return
 
     def _write_out(self, *last: LogEvent) -> None:
         events, self._waiting = self._waiting, []

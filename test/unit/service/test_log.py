@@ -3,9 +3,10 @@
 import io
 import json
 import os
+import resource
 
 import pytest
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
 
 from mailgate.service.log import LineObserver, ReactorTurn, ReopenedFile, value_text
@@ -190,3 +191,47 @@ def test_an_event_that_cannot_be_shown_costs_the_others_of_its_turn_nothing(told
     told("three")
     told(Odd(), LogLevel.warn)
     assert told.events()[3:] == ["three", "log"]
+
+
+def test_a_turn_without_an_end_keeps_no_more_than_so_many_lines(told):
+    for number in range(10_000):
+        told(str(number))
+    assert len(told.events()) >= 9_000
+    told.turn.end()
+    assert told.events() == [str(number) for number in range(10_000)]
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """Lets a file grow so far and no further; `None` lets it grow again."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(octets):
+        resource.setrlimit(resource.RLIMIT_FSIZE, before if octets is None else (octets, before[1]))
+
+    yield limit
+    limit(None)
+
+
+def test_a_file_that_cannot_be_written_for_a_while_stops_nobody_and_breaks_no_line(tmp_path, full_disk):
+    path, turn = tmp_path / "log", Turn()
+    publisher = LogPublisher(LineObserver(ReopenedFile(str(path)), turn=turn))
+    log = Logger(namespace="x", observer=publisher)
+    names = []
+
+    def tell(name):
+        names.append(name)
+        log.info("{event}", event=name)
+
+    tell("first")
+    turn.end()
+    full_disk(path.stat().st_size + 100)
+    for number in range(1200):
+        tell(f"line-{number}")
+    turn.end()
+    names.append("worse")
+    log.warn("{event}", event="worse")
+    full_disk(None)
+    tell("last")
+    turn.end()
+    assert [row.split(" ")[2] for row in path.read_text().splitlines()] == names
