@@ -204,6 +204,9 @@ def _first_seen(ids: Iterable[int], count: int) -> list[int]:
 def _work(db: sqlite3.Connection, batch: Sequence[Job[sqlite3.Connection]]) -> None:
     for job in batch:
         try:
+            if db.in_transaction:
+                # One question could not end its own: in it, all others would see the queue as it was then.
+                db.execute("ROLLBACK")
             job.run(db)
         except StoreFailed as error:
             job.fail(error)

@@ -259,6 +259,20 @@ def test_a_commit_without_memory_fails_its_batch_and_not_the_store(stores, run, 
     assert violations(stores.path, stores.spool_dir) == []
 
 
+def test_an_answer_without_memory_does_not_leave_the_reader_in_the_past(stores, run, monkeypatch):
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Poor))
+    store = stores.open()
+    run(store.commit(message(store)))
+    db = run(store._reader.ask(lambda db: db))
+    db.out_of_memory = ("COMMIT",)
+    with pytest.raises(StoreFailed, match="MemoryError"):
+        run(store.list(10))
+    second = message(store)
+    run(store.commit(second))
+    assert run(store.get(second.id)).id == second.id
+    assert len(run(store.list(10))) == 2
+
+
 def test_what_is_committed_is_told_so_whatever_becomes_of_the_log(stores, run, monkeypatch):
     monkeypatch.setattr(writer, "_CHECKPOINT_OCTETS", 1)
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Poor))
