@@ -13,7 +13,7 @@ UNPARSEABLE = "Unparseable SMTP Reply"
 
 
 class Broken(Exception):
-    """The connection ended, or what came was no reply; the connection is of no more use."""
+    """The connection ended, or what came was no reply, or none was due; the connection is of no more use."""
 
 
 class Conversation:
@@ -49,9 +49,20 @@ class Conversation:
             raise Broken(error.reply.text) from error
         return event
 
+    def send(self, command: Command) -> bytes:
+        """The octets of a command. Raises `Broken` where the server has said what nobody asked for.
+
+        That would be taken for the answer to the command, the answer for that to
+        the next one, and a message for delivered that has not been judged yet.
+        """
+        core = self.core
+        if not core.replies_due and (core.has_input or self.stream.has_input):
+            raise Broken("a reply that nobody asked for")
+        return core.send(command)
+
     async def ask(self, command: Command, seconds: float) -> Answered:
         """Send a command and wait for its reply. Raises `Broken` and `StreamTimeout`."""
-        self.stream.write(self.core.send(command))
+        self.stream.write(self.send(command))
         return await self.reply(self.stream.now() + seconds)
 
     @property

@@ -22,7 +22,7 @@ from mailgate.net.stream import HandshakeFailed, Stream, StreamTimeout
 from mailgate.net.tls import ClientTls, TlsConfigError
 from mailgate.wire.smtp import login
 from mailgate.wire.smtp.answer import Answer
-from mailgate.wire.smtp.client import Answered, Phase
+from mailgate.wire.smtp.client import Answered, Command, Phase
 from mailgate.wire.smtp.command import Auth, AuthResponse, Ehlo, StartTls
 
 
@@ -135,7 +135,7 @@ class _Opening:
             await self._authenticate(self._hop.credentials)
 
     async def _greeting(self) -> None:
-        event = await self._await(self._hop.timeouts.greeting.total_seconds(), "greeting", Scope.HOST)
+        event = await self._ask(None, self._hop.timeouts.greeting.total_seconds(), "greeting", Scope.HOST)
         if event.answer.code != 220:
             self._tell("delivery.greeting-failed", event.answer)
             raise Stop(refused(self._hop.host, "", event.answer), Scope.HOST)
@@ -156,9 +156,8 @@ class _Opening:
             raise Stop(Failed(RecipientStatus(self._hop.host, ErrorKind.CONNECTION, LOOPS_BACK)), Scope.LIST)
 
     async def _hello(self, verb: str, scope: Scope) -> Answered:
-        conversation = self._conversation
-        conversation.stream.write(conversation.core.send(Ehlo(verb, self._ehlo_name)))
-        return await self._await(self._hop.timeouts.ehlo.total_seconds(), "EHLO response", scope)
+        seconds = self._hop.timeouts.ehlo.total_seconds()
+        return await self._ask(Ehlo(verb, self._ehlo_name), seconds, "EHLO response", scope)
 
     async def _starttls(self, security: Security) -> None:
         conversation, host = self._conversation, self._hop.host
@@ -170,8 +169,8 @@ class _Opening:
             disabled = security.starttls is Need.DISABLE
             self._emit("delivery.start-tls-disabled" if disabled else "delivery.start-tls-unavailable", **self._where)
             return
-        conversation.stream.write(conversation.core.send(StartTls()))
-        event = await self._await(self._hop.timeouts.ehlo.total_seconds(), "STARTTLS response", Scope.HOST)
+        seconds = self._hop.timeouts.ehlo.total_seconds()
+        event = await self._ask(StartTls(), seconds, "STARTTLS response", Scope.HOST)
         if event.answer.code != 220:
             self._tell("delivery.start-tls-unavailable", event.answer)
             if security.strict or event.answer.code == 421:
@@ -250,13 +249,11 @@ class _Opening:
 
     async def _log_in(self, mechanism: str, credentials: Credentials) -> Answer:
         """One exchange; the reply that ended it. Raises `BadChallenge` when we gave up."""
-        conversation = self._conversation
         exchange = login.begin(mechanism, credentials.username, credentials.secret)
         initial = exchange.initial
         auth = Auth(mechanism, None if initial is None else login.encode(initial))
-        conversation.stream.write(conversation.core.send(auth))
         seconds = self._hop.timeouts.ehlo.total_seconds()
-        event = await self._await(seconds, "AUTH response", Scope.GROUP)
+        event = await self._ask(auth, seconds, "AUTH response", Scope.GROUP)
         for _ in range(_CHALLENGES):
             if event.answer.code != 334:
                 return event.answer
@@ -265,8 +262,7 @@ class _Opening:
             except login.BadChallenge:
                 await self._give_up_login(seconds)
                 raise
-            conversation.stream.write(conversation.core.send(AuthResponse(response)))
-            event = await self._await(seconds, "AUTH response", Scope.GROUP)
+            event = await self._ask(AuthResponse(response), seconds, "AUTH response", Scope.GROUP)
         if event.answer.code == 334:
             await self._give_up_login(seconds)
             raise login.BadChallenge("more challenges than the mechanism has")
@@ -274,12 +270,14 @@ class _Opening:
 
     async def _give_up_login(self, seconds: float) -> None:
         # RFC 4954 4: a line of a single "*" cancels the exchange.
-        self._conversation.stream.write(self._conversation.core.send(AuthResponse(b"*")))
-        await self._await(seconds, "AUTH response", Scope.GROUP)
+        await self._ask(AuthResponse(b"*"), seconds, "AUTH response", Scope.GROUP)
 
-    async def _await(self, seconds: float, what: str, scope: Scope) -> Answered:
+    async def _ask(self, command: Command | None, seconds: float, what: str, scope: Scope) -> Answered:
+        """Send a command, unless the greeting is what is waited for, and take the reply. Raises `Stop`."""
         conversation = self._conversation
         try:
+            if command is not None:
+                return await conversation.ask(command, seconds)
             return await conversation.reply(conversation.stream.now() + seconds)
         except StreamTimeout as error:
             raise Stop(broke_down(self._hop.host, f"Timeout while reading {what}"), scope) from error

@@ -27,7 +27,7 @@ from mailgate.net.stream import StreamLost, StreamTimeout
 from mailgate.queue.item import Phase, QueuedRecipient
 from mailgate.queue.store import StoreFailed
 from mailgate.wire.smtp.answer import Answer
-from mailgate.wire.smtp.client import Answered
+from mailgate.wire.smtp.client import Answered, Command
 from mailgate.wire.smtp.command import Bdat, Data, Rset
 
 
@@ -116,7 +116,12 @@ class Transaction:
             if not self._recipients:
                 return
         mail = mail_for(self._outgoing, head, now_ms)
-        octets = core.send(mail)
+        try:
+            octets = conversation.send(mail)
+        except Broken as error:
+            if conversation.is_reused:
+                raise Stale from error
+            raise self._broke(UNPARSEABLE)
         if together:
             parts = [octets, *[core.send(rcpt_for(recipient)) for recipient in self._recipients]]
             if at_once and isinstance(content, Data):
@@ -175,7 +180,7 @@ class Transaction:
         seconds = self._timeouts.rcpt_to.total_seconds()
         for place, recipient in enumerate(self._recipients):
             if not together:
-                stream.write(conversation.core.send(rcpt_for(recipient)))
+                stream.write(self._send(rcpt_for(recipient)))
             event = await self._reply(stream.now() + seconds, "Timeout while reading RCPT response")
             answer = event.answer
             if place:
@@ -215,7 +220,7 @@ class Transaction:
             return
         deadline = self._data_deadline()
         if not sent:
-            stream.write(core.send(command))
+            stream.write(self._send(command))
         event = await self._reply(deadline, "Timeout while reading DATA response")
         if event.answer.code != 354:
             self._rejected(event)
@@ -242,14 +247,14 @@ class Transaction:
 
     async def _chunk(self, command: Bdat, sent: bool, head: bytes) -> None:
         conversation = self._conversation
-        core, stream = conversation.core, conversation.stream
+        stream = conversation.stream
         if not sent:
             if self._outgoing.is_whole:
                 if not await self._mark_accepted():
                     return
-                stream.write(core.send(command) + head)
+                stream.write(self._send(command) + head)
             else:
-                stream.write(core.send(command))
+                stream.write(self._send(command))
                 deadline = self._data_deadline()
                 last = await self._stream_content(deadline)
                 if not await self._mark_accepted():
@@ -384,6 +389,13 @@ class Transaction:
 
     def _data_deadline(self) -> float:
         return self._conversation.stream.now() + self._timeouts.data.total_seconds()
+    def _send(self, command: Command) -> bytes:
+        """The octets of a command; `_Over` where the server has said what nobody asked for."""
+        try:
+            return self._conversation.send(command)
+        except Broken:
+            raise self._broke(UNPARSEABLE)
+
 
     async def _reply(self, deadline: float, timeout_text: str, in_doubt: bool = False) -> Answered:
         """The next reply; `_Over` when there is none."""

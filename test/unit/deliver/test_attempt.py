@@ -1163,6 +1163,55 @@ def test_disabled_tls_never_sends_a_message_that_demands_it(field):
 
 
 # --- kept connections ---
+# --- replies nobody asked for ---
+
+CHUNKING = "S: 220 hi\nC: EHLO gw.test\nS: 250-mx | 250 CHUNKING"
+CHUNKING_TOGETHER = "S: 220 hi\nC: EHLO gw.test\nS: 250-mx | 250-PIPELINING | 250 CHUNKING"
+RCPT = "C: RCPT TO:<a@x.test>\n"
+TOO_BIG = "C: BDAT 20 LAST\nC# 20\nS: 552 5.3.4 too big\n"
+# Were the second reply taken for the answer to what comes next, the last one to be read would be that to RCPT.
+ONE_TOO_MANY = {
+    "EHLO": CHUNKING + " | 250 again\n" + MAIL + "S: 250 ok\n" + RCPT + "S: 250 ok\n" + TOO_BIG,
+    "MAIL": CHUNKING + "\n" + MAIL + "S: 250 ok | 250 again\n" + RCPT + "S: 250 ok\n" + TOO_BIG,
+    "RCPT": CHUNKING + "\n" + MAIL + "S: 250 ok\n" + RCPT + "S: 250 ok | 250 again\n" + TOO_BIG,
+    "EHLO, PIPELINING": CHUNKING_TOGETHER + " | 250 again\n" + MAIL + RCPT + "S: 250 ok | 250 ok\n" + TOO_BIG,
+    "RCPT, PIPELINING": CHUNKING_TOGETHER + "\n" + MAIL + RCPT + "S: 250 ok | 250 ok | 250 again\n" + TOO_BIG,
+    "half of one": CHUNKING + "\n" + MAIL + "S: 250 ok\n" + RCPT + "S! inject 250 ok\\r\\n25\n" + TOO_BIG,
+}
+
+
+@pytest.mark.parametrize("name", ONE_TOO_MANY)
+def test_a_reply_nobody_asked_for_is_not_the_answer_to_what_comes_next(field, name):
+    field.at(ONE, ONE_TOO_MANY[name])
+    assert field.one(check=False) == connection("Unparseable SMTP Reply")
+    field.dial.network.pump()
+    # It has not got the message, and the next one gets another connection.
+    assert field.dial.servers[0].contents == []
+    assert field.dial.servers[0].lost
+    assert len(field.idle) == 0
+
+
+def test_nothing_of_a_large_message_goes_out_after_a_reply_nobody_asked_for(field):
+    chunk = f"C: BDAT {len(LARGE)} LAST\nC# {len(LARGE)}\nS: 552 5.3.4 too big\n"
+    field.at(ONE, CHUNKING_TOGETHER + "\n" + MAIL + RCPT + "S: 250 ok | 250 ok | 250 again\n" + chunk)
+    assert field.one(item=field.item(octets=LARGE), check=False) == connection("Unparseable SMTP Reply")
+    assert field.dial.network.ends[0].written < 200
+
+
+def test_a_greeting_that_is_followed_by_more_leads_to_the_next_host(field):
+    field.at(ONE, "S: 220 hi | 220 hi again\nS! wait").at(TWO, HELLO + DELIVER)
+    assert isinstance(field.one(hop(ONE), hop(TWO), check=False), Delivered)
+    assert field.dial.servers[0].heard in ([], ["QUIT"])
+
+
+def test_a_kept_connection_with_a_reply_nobody_asked_for_is_replaced(field):
+    refused = CHUNKING_TOGETHER + "\n" + MAIL + RCPT + "S: 250 ok | 550 5.1.1 no\nC: RSET\nS: 250 ok | 250 again\n"
+    field.at(ONE, refused + MAIL + RCPT + "S: 250 ok | 250 ok\n" + TOO_BIG, HELLO + DELIVER)
+    assert isinstance(field.one(check=False), Failed)
+    assert isinstance(field.one(check=False), Delivered)
+    assert len(field.dial.calls) == 2
+
+
 
 
 def twice(field, script, one=None, second=None, check=True):
