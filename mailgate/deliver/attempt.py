@@ -236,6 +236,10 @@ class _Group:
                         await self._watch.settle(made, True)
                 except Stale:
                     conversation.stream.abort()
+                except BaseException:
+                    # Cancelled, or a fault of ours: what it knows by now must not be tried again.
+                    self.outcomes.update(transaction.outcomes)
+                    raise
                 if left and not self._goes_on(conversation, hop):
                     conversation.leave()
                     conversation = await self._open(hop, place)

@@ -67,9 +67,10 @@ class Transaction:
         self._watch = watch
         self._route = route
         self._phase = Phase.CONNECTED
+        self.outcomes: dict[int, Outcome] = {}
+        """What is decided so far, by the index of the recipient."""
         self.dropped: set[int] = set()
         """Recipients nothing must be sent to any more; they have no outcome."""
-        self._outcomes: dict[int, Outcome] = {}
         self._accepted: dict[int, RemoteReply] = {}
         """Place of each accepted recipient and the reply to its RCPT."""
 
@@ -90,7 +91,7 @@ class Transaction:
         except _Over as over:
             self._decide_rest(over.outcome)
             conversation.leave()
-        return self._outcomes
+        return self.outcomes
 
     async def _reset(self) -> None:
         conversation = self._conversation
@@ -195,7 +196,7 @@ class Transaction:
                 self._accepted[place] = remote_reply(answer)
             else:
                 self._tell("delivery.rcpt-to-rejected", answer, recipient)
-                self._outcomes[recipient.index] = refused(conversation.host, event.line, answer)
+                self.outcomes[recipient.index] = refused(conversation.host, event.line, answer)
 
     async def _nobody_wants_it(self, content: Data | Bdat) -> None:
         """DATA or a chunk was on its way when the last recipient was refused: see that no message comes of it."""
@@ -341,7 +342,7 @@ class Transaction:
                 self._rejected(event)
                 return
             for place, reply in self._accepted.items():
-                self._outcomes[self._recipients[place].index] = self._delivered(reply)
+                self.outcomes[self._recipients[place].index] = self._delivered(reply)
             self._told(event.answer)
             return
         fresh: dict[int, Outcome] = {}
@@ -357,7 +358,7 @@ class Transaction:
                 if event.answer.code == 421:
                     raise _Over(outcome)
                 fresh[recipient.index] = outcome
-            self._outcomes[recipient.index] = fresh[recipient.index]
+            self.outcomes[recipient.index] = fresh[recipient.index]
             if count > 1 and not conversation.core.has_input and not conversation.stream.has_input:
                 # The next reply may take its time, or never come: these recipients have theirs.
                 await self._watch.settle(fresh, False)
@@ -410,7 +411,7 @@ class Transaction:
             self._emit(
                 "delivery.in-doubt",
                 queueId=self._outgoing.item.id_text,
-                to=[one.address for one in doubtful if one.index not in self._outcomes],
+                to=[one.address for one in doubtful if one.index not in self.outcomes],
                 host=self._conversation.host,
             )
         raise self._broke(text)
@@ -422,7 +423,7 @@ class Transaction:
     def _decide_rest(self, outcome: Outcome) -> None:
         for recipient in self._recipients:
             if recipient.index not in self.dropped:
-                self._outcomes.setdefault(recipient.index, outcome)
+                self.outcomes.setdefault(recipient.index, outcome)
 
     def _tell(self, event: str, answer: Answer, recipient: QueuedRecipient | None = None) -> None:
         self._emit(

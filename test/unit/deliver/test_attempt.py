@@ -18,6 +18,7 @@ from mailgate.deliver.attempt import Attempt
 from mailgate.deliver.nexthop import Credentials, HopFailure, Need, NextHop, ReuseLimits, SourceAddress, TlsPolicy
 from mailgate.deliver.opening import Opener
 from mailgate.deliver.reuse import IdleConnections
+from mailgate.deliver.watch import Unwatched
 from mailgate.mail.envelope import Body, DeliverBy, Notify, Ret
 from mailgate.mail.status import Delayed, Delivered, ErrorKind, Failed, RecipientStatus, RemoteReply
 from mailgate.net.connect import ConnectFailed
@@ -1442,3 +1443,37 @@ def test_a_fault_of_ours_delays(field, monkeypatch):
     assert "delivery.internal-error" in field.events
     field.dial.network.pump()
     assert not field.dial.network.ends[0].connected
+LMTP_OF_THREE = (
+    LHLO
+    + MAIL
+    + "".join(f"C: RCPT TO:<{name}@x.test>\n" for name in "abc")
+    + "S: 250 ok | 550 5.1.1 no | 250 ok | 250 ok\n"
+    + "C: DATA\nS: 354 go\nC* x\n"
+)
+
+
+def test_cancelling_between_the_replies_of_a_message_tells_those_that_came(field):
+    # The second one has begun, so the first is not settled yet.
+    field.at(ONE, LMTP_OF_THREE + "S! inject 250 2.0.0 for b\\r\\n250 2.0\nS! wait")
+    item = field.item("a@x.test", "b@x.test", "c@x.test")
+    failures = []
+    end = Deferred.fromCoroutine(field.attempt.run(item, item.recipients, [hop(protocol="lmtp")]))
+    end.addErrback(failures.append)
+    field.dial.network.pump()
+    end.cancel()
+    outcomes = failures[0].value.outcomes
+    assert {index: type(outcome) for index, outcome in outcomes.items()} == {0: Failed, 1: Delivered}
+
+
+def test_a_fault_of_ours_between_the_replies_of_a_message_leaves_those_that_came(field):
+    class Forgetful(Unwatched):
+        async def settle(self, outcomes, closes):
+            raise RuntimeError("a mistake of ours")
+
+    field.at(ONE, LMTP_OF_THREE + "S: 250 2.0.0 for b\nS! wait")
+    item = field.item("a@x.test", "b@x.test", "c@x.test")
+    attempt = field.attempt.run(item, item.recipients, [hop(protocol="lmtp")], Forgetful())
+    outcomes = play(attempt, field.dial.network)
+    assert {index: type(outcome) for index, outcome in outcomes.items()} == {0: Failed, 1: Delivered, 2: Delayed}
+
+
