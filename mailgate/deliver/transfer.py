@@ -355,7 +355,7 @@ class Transaction:
             else:
                 self._tell("delivery.message-rejected", event.answer, recipient)
                 outcome = refused(conversation.host, event.line, event.answer)
-                if event.answer.code == 421:
+                if not event.answer.is_last:
                     raise _Over(outcome)
                 fresh[recipient.index] = outcome
             self.outcomes[recipient.index] = fresh[recipient.index]
@@ -383,13 +383,12 @@ class Transaction:
         self._tell("delivery.message-rejected", event.answer)
         outcome = refused(self._conversation.host, event.line, event.answer)
         self._decide_rest(outcome)
-        if event.answer.code == 421:
+        if not event.answer.is_last:
+            # What the server takes for a command from here on nobody knows.
             raise _Over(outcome)
 
     # --- common to all steps ----------------------------------------------------------------------
 
-    def _data_deadline(self) -> float:
-        return self._conversation.stream.now() + self._timeouts.data.total_seconds()
     def _send(self, command: Command) -> bytes:
         """The octets of a command; `_Over` where the server has said what nobody asked for."""
         try:
@@ -397,6 +396,8 @@ class Transaction:
         except Broken:
             raise self._broke(UNPARSEABLE)
 
+    def _data_deadline(self) -> float:
+        return self._conversation.stream.now() + self._timeouts.data.total_seconds()
 
     async def _reply(self, deadline: float, timeout_text: str, in_doubt: bool = False) -> Answered:
         """The next reply; `_Over` when there is none."""

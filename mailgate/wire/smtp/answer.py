@@ -49,6 +49,14 @@ class Answer(NamedTuple):
         return 200 <= self.code < 300
 
     @property
+    def is_last(self) -> bool:
+        """True where the server goes on to the next command: not for 421, nor for what asks for more, nor for no code.
+
+        RFC 5321 4.2.1: 2xx, 4xx and 5xx end a command; 3.8: after 421 the server closes.
+        """
+        return self.is_positive or (400 <= self.code < 600 and self.code != 421)
+
+    @property
     def is_permanent(self) -> bool:
         """True for 5xx; everything else that was not asked for counts as temporary."""
         return 500 <= self.code < 600

@@ -1163,7 +1163,6 @@ def test_disabled_tls_never_sends_a_message_that_demands_it(field):
     assert outcome.status.kind is ErrorKind.TLS
 
 
-# --- kept connections ---
 # --- replies nobody asked for ---
 
 CHUNKING = "S: 220 hi\nC: EHLO gw.test\nS: 250-mx | 250 CHUNKING"
@@ -1213,6 +1212,21 @@ def test_a_kept_connection_with_a_reply_nobody_asked_for_is_replaced(field):
     assert len(field.dial.calls) == 2
 
 
+UNCLEAR = MAIL + "S: 250 ok\n" + RCPT + "S: 250 ok\nC: BDAT 20 LAST\nC# 20\nS: {} and now?\n"
+
+
+@pytest.mark.parametrize("code", ["000", "150", "354", "600", "999"])
+@pytest.mark.parametrize("protocol, verb", [("smtp", "EHLO"), ("lmtp", "LHLO")])
+def test_a_final_reply_that_ends_nothing_delays_and_ends_the_connection(field, protocol, verb, code):
+    # After 354 the server would take the next message's MAIL for text.
+    field.at(ONE, CHUNKING.replace("EHLO", verb) + "\n" + UNCLEAR.format(code))
+    outcome = field.one(hop(protocol=protocol), check=False)
+    assert isinstance(outcome, Delayed)
+    assert outcome.status.reply == RemoteReply(int(code), "0.0.0", "and now?")
+    assert len(field.idle) == 0
+
+
+# --- kept connections ---
 
 
 def twice(field, script, one=None, second=None, check=True):
@@ -1435,14 +1449,6 @@ def test_cancelling_aborts_the_connection_and_tells_what_was_decided(field):
     assert not field.dial.network.ends[0].connected
 
 
-def test_a_fault_of_ours_delays(field, monkeypatch):
-    field.at(ONE, HELLO)
-    monkeypatch.setattr("mailgate.deliver.transfer.mail_for", lambda *_: 1 / 0)
-    outcome = field.one(check=False)
-    assert outcome == Delayed(RecipientStatus("localhost", ErrorKind.IO, "Internal error."))
-    assert "delivery.internal-error" in field.events
-    field.dial.network.pump()
-    assert not field.dial.network.ends[0].connected
 LMTP_OF_THREE = (
     LHLO
     + MAIL
@@ -1477,3 +1483,11 @@ def test_a_fault_of_ours_between_the_replies_of_a_message_leaves_those_that_came
     assert {index: type(outcome) for index, outcome in outcomes.items()} == {0: Failed, 1: Delivered, 2: Delayed}
 
 
+def test_a_fault_of_ours_delays(field, monkeypatch):
+    field.at(ONE, HELLO)
+    monkeypatch.setattr("mailgate.deliver.transfer.mail_for", lambda *_: 1 / 0)
+    outcome = field.one(check=False)
+    assert outcome == Delayed(RecipientStatus("localhost", ErrorKind.IO, "Internal error."))
+    assert "delivery.internal-error" in field.events
+    field.dial.network.pump()
+    assert not field.dial.network.ends[0].connected
