@@ -346,7 +346,7 @@ class SmtpShell(TwistedProtocol):
         self._act(step)
         if ARMED and step.octets.startswith(_KEPT):
             passed("A5")
-        if self._parting is not None:
+        if self._parting is not None and not self._closing:
             self._part(*self._parting)
             return
         self._go_on()

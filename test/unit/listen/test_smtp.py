@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
+from mailgate.decisions.entry import Kind
 from mailgate.net.tls import ClientTls
 
 SMTP = """
@@ -120,6 +121,28 @@ def test_the_duration_waits_for_the_reply_that_is_due():
     zone.answer()
     assert codes(connection) == [b"250 2.1.0", b"421 4.3.2"]
     assert connection.closed
+
+
+def test_a_reply_that_ends_the_session_is_the_last_whatever_else_was_to_be_said():
+    class Kept:
+        def __init__(self):
+            self.said = []
+
+        def record(self, kind, trail, session, *, replies, reason="", queue_id=None, size_octets=None):
+            self.said.append((kind, [reply.code for reply in replies], reason))
+
+    ring = Kept()
+    changes = '[session]\ntransfer-limit = 200\n[session.rcpt.errors]\ntotal = 1\nwait = "5s"\n'
+    connection = ListenerInMemory(baseline("B1", SMTP, changes), ring=ring).connect()
+    connection.send(HELLO + MAIL + b"RCPT TO:<nobody@foobar.org>\r\n")
+    connection.send(b"x" * 200)
+    connection.received()
+    connection.advance(5)
+    assert codes(connection) == [b"451 4.3.0"]
+    assert connection.closed
+    connection.leave()
+    # The record tells what the client has heard, and not the farewell that was not said any more.
+    assert ring.said == [(Kind.TRANSACTION, [], "connection lost")]
 
 
 def test_a_decision_is_given_up_for_a_client_that_is_told_to_leave():
