@@ -1471,6 +1471,85 @@ def test_cancelling_between_the_replies_of_a_message_tells_those_that_came(field
     assert {index: type(outcome) for index, outcome in outcomes.items()} == {0: Failed, 1: Delivered}
 
 
+BIG = b"Subject: big\r\n\r\n" + b"x" * 200_000 + b"\r\n"
+TWO_RCPT = "C: RCPT TO:<a@x.test>\nC: RCPT TO:<b@x.test>\n"
+STEP_BY_STEP = {
+    "TLS and AUTH": (
+        OFFER
+        + "C: STARTTLS\nS: 220 go\nS! tls\nC: EHLO gw.test\n"
+        + f"S: 250-mx | 250 AUTH LOGIN PLAIN\nC: AUTH PLAIN {PLAIN}\nS: 235 ok\n"
+        + MAIL_OK
+        + "C: RCPT TO:<a@x.test>\nS: 250 a\nC: RCPT TO:<b@x.test>\nS: 250 b\n"
+        + DATA
+        + "S: 250 ok\n",
+        {"credentials": LOGIN, "tls": TlsPolicy(allow_invalid_certs=True)},
+        BODY,
+    ),
+    "a large chunk": (
+        CHUNKING_TOGETHER
+        + "\n"
+        + MAIL
+        + TWO_RCPT
+        + f"S: 250 ok\nS: 250 ok\nS: 250 ok\nC: BDAT {len(BIG)} LAST\nC# 90000\nC# {len(BIG) - 90_000}\nS: 250 ok\n",
+        {},
+        BIG,
+    ),
+    "large data": (
+        PIPE + MAIL + TWO_RCPT + "S: 250 ok\nS: 250 ok\nS: 250 ok\nC: DATA\nS: 354 go\nC# 90000\nC* x\nS: 250 ok\n",
+        {},
+        BIG,
+    ),
+    "LMTP": (
+        LHLO + MAIL + TWO_RCPT + "S: 250 ok\nS: 250 ok\nS: 250 ok\n" + DATA + "S: 250 a\nS: 250 b\n",
+        {"protocol": "lmtp"},
+        BODY,
+    ),
+}
+ENDS = {
+    "cancelled": "S! wait",
+    "timeout": "S! wait",
+    "close": "S! close",
+    "abort": "S! abort",
+    "half": "S! inject 25\nS! close",
+    "garbage": "S: \0\xff*** what",
+    "421": "S: 421 4.3.2 bye\nS! close",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("name", STEP_BY_STEP)
+def test_wherever_it_ends_nothing_is_left_and_nobody_is_done_who_was_not_told_so(their_tls, name, end):
+    script, facts, octets = STEP_BY_STEP[name]
+    steps = script.strip().splitlines()
+    for at in range(len(steps)):
+        field = Field()
+        field.store.block = 50_000
+        field.at(ONE, "\n".join([*steps[:at], ENDS[end]]), server_tls=their_tls)
+        item = field.item("a@x.test", "b@x.test", octets=octets)
+        if end == "cancelled":
+            attempt = Deferred.fromCoroutine(field.attempt.run(item, item.recipients, [hop(**facts)]))
+            told = []
+            attempt.addErrback(lambda failure, told=told: told.append(failure.value.outcomes))
+            field.dial.network.pump()
+            attempt.cancel()
+            outcomes = told[0]
+        else:
+            outcomes = field.run(hop(**facts), item=item, check=False)
+            assert sorted(outcomes) == [0, 1]
+        assert field.dial.servers[0].problem is None, field.dial.servers[0].problem
+        done = [index for index, outcome in sorted(outcomes.items()) if not isinstance(outcome, Delayed)]
+        # With LMTP the first has its own reply before the last step.
+        assert done == ([0] if name == "LMTP" and at == len(steps) - 1 else []), (at, outcomes)
+        assert all(isinstance(outcomes[index], Delivered) for index in done)
+        field.idle.stop()
+        field.dial.network.pump()
+        # The farewell of a connection whose peer does not answer has its time.
+        field.dial.network.clock.advance(10)
+        field.dial.network.pump()
+        assert not any(one.connected for one in field.dial.network.ends), at
+        assert field.dial.network.clock.getDelayedCalls() == [], at
+
+
 def test_a_fault_of_ours_between_the_replies_of_a_message_leaves_those_that_came(field):
     class Forgetful(Unwatched):
         async def settle(self, outcomes, closes):
