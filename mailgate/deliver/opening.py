@@ -233,7 +233,8 @@ class _Opening:
                 failure = self._no_login(Delayed, f"authentication failed: {remote_reply(answer)}")
                 if answer.code == 535:
                     break
-            if self._conversation.core.phase is Phase.OVER:
+            if self._conversation.core.phase is not Phase.READY:
+                # It has said good-bye, or still asks for a response.
                 break
         raise failure
 

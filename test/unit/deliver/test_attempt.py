@@ -935,6 +935,17 @@ def test_a_challenge_that_makes_no_sense_is_cancelled_and_fails(field, challenge
     assert field.dial.servers[0].problem is None
 
 
+def test_a_server_that_goes_on_asking_after_the_end_of_a_login_is_not_asked_for_another(field):
+    # To it the next AUTH would be the answer to its question.
+    field.at(ONE, offering("CRAM-MD5 LOGIN") + "C: AUTH CRAM-MD5\nS: 334 %%%\nC: *\nS: 334 %%%\n" + QUIT)
+    outcome = field.one(relay(), check=False)
+    assert isinstance(outcome, Failed)
+    assert outcome.status.detail.startswith("authentication by CRAM-MD5")
+    assert "delivery.internal-error" not in field.events
+    field.dial.network.pump()
+    field.dial.check()
+
+
 def test_endless_challenges_are_cancelled(field):
     user, name = base64.b64encode(b"Username:").decode(), base64.b64encode(b"gw1").decode()
     script = (
