@@ -55,10 +55,23 @@ class Conversation:
         That would be taken for the answer to the command, the answer for that to
         the next one, and a message for delivered that has not been judged yet.
         """
-        core = self.core
-        if not core.replies_due and (core.has_input or self.stream.has_input):
+        if not self.is_in_step:
             raise Broken("a reply that nobody asked for")
-        return core.send(command)
+        return self.core.send(command)
+
+    @property
+    def is_in_step(self) -> bool:
+        """False where the server has said what nobody asked for."""
+        core = self.core
+        return core.replies_due or not (core.has_input or self.stream.has_input)
+
+    def takes_leave(self) -> bool:
+        """True where what it has said unasked is its good-bye (RFC 5321 3.8)."""
+        try:
+            event = self.core.next_event()
+        except MalformedReply:
+            return False
+        return event is not None and event.answer.code == 421
 
     async def ask(self, command: Command, seconds: float) -> Answered:
         """Send a command and wait for its reply. Raises `Broken` and `StreamTimeout`."""

@@ -137,6 +137,7 @@ class Transaction:
         mail_taken = await self._mail_reply()
         if together or mail_taken:
             await self._rcpt_replies(together, mail_taken)
+            self._demand_step()
         if not self._accepted:
             if content_sent:
                 await self._nobody_wants_it(content)
@@ -202,6 +203,7 @@ class Transaction:
         """DATA or a chunk was on its way when the last recipient was refused: see that no message comes of it."""
         conversation = self._conversation
         event = await self._reply(self._data_deadline(), UNPARSEABLE)
+        self._demand_step()
         code = event.answer.code
         if code == 354 and isinstance(content, Data):
             # RFC 2920 3.1: end it at once; its reply does not matter.
@@ -224,6 +226,7 @@ class Transaction:
             stream.write(self._send(command))
         event = await self._reply(deadline, "Timeout while reading DATA response")
         if event.answer.code != 354:
+            self._demand_step()
             self._rejected(event)
             return
         if is_whole:
@@ -264,7 +267,7 @@ class Transaction:
                 if stream.has_input:
                     await self._early_reply(deadline)
                 stream.write(last)
-        await self._final_replies()
+        await self._final_replies(is_sure=not sent)
 
     async def _mark_accepted(self) -> bool:
         """True when the message may end: for everybody who was accepted."""
@@ -325,7 +328,8 @@ class Transaction:
         self._conversation.stream.abort()
         raise _Over(outcome)
 
-    async def _final_replies(self) -> None:
+    async def _final_replies(self, is_sure: bool = True) -> None:
+        """Take the replies that decide; `is_sure` unless the content left before any reply to the envelope had come."""
         if ARMED:
             # Not before: what is written leaves with the reactor's next turn.
             await self._conversation.stream.arrival(self._data_deadline())
@@ -337,6 +341,8 @@ class Transaction:
             event = await self._reply(self._data_deadline(), timeout_text, in_doubt=True)
             if ARMED:
                 passed("D6")
+            if not is_sure:
+                self._demand_step(in_doubt=True)
             self._finished(event.answer)
             if not event.answer.is_positive:
                 self._rejected(event)
@@ -349,6 +355,8 @@ class Transaction:
         for count in range(len(self._accepted), 0, -1):
             event = await self._reply(self._data_deadline(), timeout_text, in_doubt=True)
             recipient = self._recipients[event.place]
+            if count == 1 and not is_sure:
+                self._demand_step(in_doubt=True)
             if event.answer.is_positive:
                 fresh[recipient.index] = self._delivered(remote_reply(event.answer))
                 self._told(event.answer, recipient)
@@ -396,6 +404,18 @@ class Transaction:
         except Broken:
             raise self._broke(UNPARSEABLE)
 
+    def _demand_step(self, in_doubt: bool = False) -> None:
+        """`_Over` where there was one reply too many among those to commands that went out together.
+
+        Nobody knows which it was: no recipient has an answer, not even one that is for good.
+        """
+        if self._conversation.is_in_step or (in_doubt and self._conversation.takes_leave()):
+            return
+        self.outcomes.clear()
+        if in_doubt:
+            self._tell_doubt()
+        raise self._broke(UNPARSEABLE)
+
     def _data_deadline(self) -> float:
         return self._conversation.stream.now() + self._timeouts.data.total_seconds()
 
@@ -408,14 +428,17 @@ class Transaction:
         except Broken:
             text = UNPARSEABLE
         if in_doubt:
-            doubtful = [self._recipients[place] for place in self._accepted]
-            self._emit(
-                "delivery.in-doubt",
-                queueId=self._outgoing.item.id_text,
-                to=[one.address for one in doubtful if one.index not in self.outcomes],
-                host=self._conversation.host,
-            )
+            self._tell_doubt()
         raise self._broke(text)
+
+    def _tell_doubt(self) -> None:
+        doubtful = [self._recipients[place] for place in self._accepted]
+        self._emit(
+            "delivery.in-doubt",
+            queueId=self._outgoing.item.id_text,
+            to=[one.address for one in doubtful if one.index not in self.outcomes],
+            host=self._conversation.host,
+        )
 
     def _broke(self, detail: str) -> _Over:
         self._conversation.stream.abort()

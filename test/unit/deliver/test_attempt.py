@@ -1179,6 +1179,8 @@ def test_disabled_tls_never_sends_a_message_that_demands_it(field):
 CHUNKING = "S: 220 hi\nC: EHLO gw.test\nS: 250-mx | 250 CHUNKING"
 CHUNKING_TOGETHER = "S: 220 hi\nC: EHLO gw.test\nS: 250-mx | 250-PIPELINING | 250 CHUNKING"
 RCPT = "C: RCPT TO:<a@x.test>\n"
+TWO_TOGETHER = MAIL + "C: RCPT TO:<a@x.test>\nC: RCPT TO:<b@x.test>\n"
+CHUNK_OF_TWO = TWO_TOGETHER + "C: BDAT 20 LAST\nC# 20\n"
 TOO_BIG = "C: BDAT 20 LAST\nC# 20\nS: 552 5.3.4 too big\n"
 # Were the second reply taken for the answer to what comes next, the last one to be read would be that to RCPT.
 ONE_TOO_MANY = {
@@ -1221,6 +1223,43 @@ def test_a_kept_connection_with_a_reply_nobody_asked_for_is_replaced(field):
     assert isinstance(field.one(check=False), Failed)
     assert isinstance(field.one(check=False), Delivered)
     assert len(field.dial.calls) == 2
+
+
+# Two are sent to, and of the replies to what went out together there is one too many.
+TWO_OF_THREE = {
+    "RCPT": (TWO_TOGETHER, "S: 250 ok | 250 a | 550 5.1.1 no b | 250 again\n", False),
+    "RCPT, nobody taken": (TWO_TOGETHER, "S: 250 ok | 550 a | 550 b | 250 again\n", False),
+    "DATA": (TWO_TOGETHER + "C: DATA\n", "S: 250 ok | 250 a | 550 5.1.1 no b | 250 again | 354 go\n", True),
+    "DATA, nobody taken": (TWO_TOGETHER + "C: DATA\n", "S: 250 ok | 550 a | 550 b | 250 again | 354 go\n", True),
+    "chunk": (CHUNK_OF_TWO, "S: 250 ok | 250 a | 550 5.1.1 no b | 250 again | 552 5.3.4 too big\n", True),
+    "chunk, nobody taken": (CHUNK_OF_TWO, "S: 250 ok | 550 a | 550 b | 250 again | 250 taken\n", True),
+    "chunk, half a reply": (CHUNK_OF_TWO, "S! inject 250 ok\\r\\n250 a\\r\\n550 no b\\r\\n250 ok\\r\\n552\n", True),
+}
+
+
+@pytest.mark.parametrize("name", TWO_OF_THREE)
+def test_one_reply_too_many_among_several_is_nobodys_answer(field, name):
+    said, replies, is_kept = TWO_OF_THREE[name]
+    chunks = "BDAT" in said
+    hello = (CHUNKING_TOGETHER if chunks else PIPE.strip()) + "\n"
+    first = MAIL + RCPT + "S: 250 ok | 250 ok\n" + ("C: BDAT 20 LAST\nC# 20\n" if chunks else DATA) + "S: 250 ok\n"
+    field.at(ONE, hello + (first if is_kept else "") + said + replies)
+    if is_kept:
+        assert isinstance(field.one(check=False), Delivered)
+    outcomes = field.run(item=field.item("a@x.test", "b@x.test"), check=False)
+    assert outcomes == dict.fromkeys((0, 1), connection("Unparseable SMTP Reply"))
+    assert field.dial.servers[0].problem is None
+    assert len(field.dial.calls) == 1
+    assert len(field.idle) == 0
+    # The first message aside, nothing has come of it that may count.
+    assert ("delivery.in-doubt" in field.events) == (name in ("chunk", "chunk, half a reply"))
+
+
+def test_a_good_bye_behind_the_final_reply_is_no_reply_too_many(field):
+    first = MAIL + RCPT + "S: 250 ok | 250 ok\nC: BDAT 20 LAST\nC# 20\nS: 250 ok\n"
+    again = MAIL + RCPT + "C: BDAT 20 LAST\nC# 20\nS: 250 ok | 250 ok | 250 ok | 421 4.3.2 enough\nS! close\n"
+    assert all(isinstance(outcome, Delivered) for outcome in twice(field, CHUNKING_TOGETHER + "\n" + first + again))
+    assert len(field.idle) == 0
 
 
 UNCLEAR = MAIL + "S: 250 ok\n" + RCPT + "S: 250 ok\nC: BDAT 20 LAST\nC# 20\nS: {} and now?\n"
