@@ -407,9 +407,12 @@ class Driver:
                 self.session, outcome.refusal, "auth", self._tell.trail, outcome.login, by=outcome.check
             )
         identity, cause = outcome.identity, outcome.cause
+        session, rules = replace(self.session, identity=identity), self._site.rules
+        context = ConnectContext(session, rules, self._ports, self._tell.trail, Stage.AUTH)
+        # Asked first: a client that is told 451 must not be logged in.
+        parameters = await authenticated_parameters(rules, context, self.parameters)
         self.identified(identity)
-        context = self._session_context(Stage.AUTH)
-        self.parameters = await authenticated_parameters(self._rules, context, self.parameters)
+        self.parameters = parameters
         self._tell.trail.decided(Stage.AUTH.value, cause.rule, cause.place, (("login", identity.login),), "accepted")
         self._tell.log_login(self.session, identity.login)
         return self._tell.say(replies.AUTH_OK)

@@ -80,7 +80,10 @@ def newlines_are_whole(context: MessageContext) -> Verdict:
 
 
 def header_is_there(context: MessageContext) -> Verdict:
-    """Refuse what has no header field at all."""
+    """Refuse what has no header field at all, and a first line that would continue the last field put above it."""
+    # RFC 5322 2.2.3: a line that begins with white space belongs to the field before it.
+    if context.header.block.startswith((b" ", b"\t")):
+        return Refuse(replies.NO_HEADER, Reason.NO_HEADER, detail="the first line continues a field, and there is none")
     if context.header.names:
         return PROCEED
     return Refuse(

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from mailgate.mail import replies
 from mailgate.mail.change import SetReversePath
+from mailgate.mail.envelope import Body
 from mailgate.mail.path import NULL_PATH, Path
 from mailgate.mail.unknown import Unknown
 from mailgate.mail.verdict import PROCEED, Cause, Proceed, Reason, Refuse, Verdict
@@ -110,6 +111,16 @@ async def tls_requirement_is_offered(context: MailContext) -> Verdict:
     return PROCEED if offered else not_offered(context.cause(context.rules.extensions.requiretls))
 
 
+async def binary_body_is_offered(context: MailContext) -> Verdict:
+    """BODY=BINARYMIME only where it is offered: without BDAT such a message cannot be sent (RFC 3030 3)."""
+    if context.parameters.body is not Body.BINARY:
+        return PROCEED
+    offered = await context.rules.extensions.chunking.value(context)
+    if isinstance(offered, Unknown):
+        return unanswered(offered, context.cause(context.rules.extensions.chunking))
+    return PROCEED if offered else not_offered(context.cause(context.rules.extensions.chunking))
+
+
 async def deadline_is_in_range(context: MailContext) -> Verdict:
     """BY only where it is offered, up to the offered time, and not in the past for mode R (RFC 2852 4)."""
     asked = context.parameters.deliver_by
@@ -200,6 +211,7 @@ PLAIN_POLICIES: tuple[Policy[MailContext], ...] = (
 POLICIES: tuple[Policy[MailContext], ...] = (
     *PLAIN_POLICIES,
     tls_requirement_is_offered,
+    binary_body_is_offered,
     deadline_is_in_range,
     priority_is_in_range,
     size_fits,

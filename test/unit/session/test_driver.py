@@ -348,6 +348,32 @@ def test_a_header_that_cannot_be_read_is_refused_for_now(monkeypatch):
     assert said(connection)[0].startswith(b"250 2.1.0")
 
 
+@pytest.mark.parametrize("first", [b" (by another host)\r\n", b"\tfor <x@y.test>\r\n"])
+def test_the_first_line_of_a_message_does_not_continue_our_received(first):
+    # It would stand in the field that says where the message came from.
+    connection = listening("[session.data.add-headers]\nreceived = true\n").connect()
+    open_at(connection, HELLO)
+    connection.send(MAIL + RCPT + b"DATA\r\n" + first + TEXT)
+    assert said(connection)[-1].startswith(b"550 5.7.7")
+    connection.send(MAIL + RCPT + chunk(first + HEAD, last=True))
+    assert said(connection)[-1].startswith(b"550 5.7.7")
+    # Further down it is a folded field as any other.
+    connection.send(MAIL + RCPT + b"DATA\r\nX: y\r\n" + first + TEXT)
+    assert said(connection)[-1].startswith(b"250 2.0.0")
+    assert len(connection.queued()) == 1
+
+
+@pytest.mark.parametrize("offered", [False, True])
+def test_a_binary_body_is_refused_at_once_where_bdat_is_not_offered(offered):
+    connection = listening(f"[session.extensions]\nchunking = {str(offered).lower()}\n").connect()
+    open_at(connection, HELLO)
+    connection.send(MAIL[:-2] + b" BODY=BINARYMIME\r\n")
+    # Neither DATA nor BDAT could send it: RFC 5321 4.1.1.11 has MAIL refuse what cannot be done.
+    assert said(connection)[0].startswith(b"250 2.1.0" if offered else b"501 5.5.4")
+    connection.send(MAIL[:-2] + b" BODY=8BITMIME\r\n")
+    assert said(connection)[0].startswith(b"503 5.5.1" if offered else b"250 2.1.0")
+
+
 # --- the rest -------------------------------------------------------------------------
 
 
@@ -393,6 +419,26 @@ def test_login_changes_what_is_offered_and_none_of_the_limits():
     assert said(connection)[0].startswith(b"235 2.7.0")
     connection.send(b"VRFY john\r\n")
     assert not said(connection)[0].startswith(b"252")
+
+
+def test_a_login_that_breaks_after_the_password_is_no_login():
+    vrfy = (
+        "[session.auth]\nrequire = true\n[session.extensions]\n"
+        "vrfy = \"!is_empty(authenticated_as) && dns_query('slow.test', 'txt') = 'yes'\"\n"
+    )
+    zone = SlowZone()
+    connection = listening(vrfy, base="B2", zone=zone).connect()
+    open_at(connection, HELLO)
+    connection.send(b"AUTH PLAIN AGpvaG4Ac2VjcmV0\r\n")
+    zone.break_down()
+    assert said(connection)[0].startswith(b"451 4.3.0")
+    # RFC 4954 4: only 235 says that the client is known.
+    connection.send(b"MAIL FROM:<john@foobar.org>\r\n")
+    assert said(connection)[0].startswith(b"503 5.5.1 Authenticate first")
+    connection.send(b"AUTH PLAIN AGpvaG4Ac2VjcmV0\r\n")
+    zone.answer()
+    connection.send(b"MAIL FROM:<john@foobar.org>\r\n")
+    assert [line[:9] for line in said(connection)] == [b"235 2.7.0", b"250 2.1.0"]
 
 
 QUOTAS = """
