@@ -36,6 +36,7 @@ AHEAD_MS = 24 * 3600 * 1000
 """How far in the future the moment in a name may be: the record of what was taken is cleared by it."""
 _OWN = frozenset({WAKE, LOCK, ASIDE})
 _NAME = re.compile(r"([0-9a-f]{12})-[0-9a-f]{24}")
+_CUT_OCTETS = 240
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -319,7 +320,9 @@ class Maildrop:
         except OSError:
             self._left_there.add(name)
             return None
-        for path in (f"{ASIDE}/{name}", f"{ASIDE}/{name}.{os.urandom(4).hex()}"):
+        # With what tells it from another it is no longer than a name may be.
+        cut = os.fsdecode(os.fsencode(name)[:_CUT_OCTETS])
+        for path in (f"{ASIDE}/{name}", f"{ASIDE}/{cut}.{os.urandom(4).hex()}"):
             try:
                 # A link in front of another file of the name would be replaced.
                 os.stat(path, dir_fd=self._fd, follow_symlinks=False)

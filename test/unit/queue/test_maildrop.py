@@ -234,6 +234,19 @@ def test_what_is_set_aside_keeps_its_name_and_replaces_nothing(maildrop):
     assert maildrop.set_aside("gone") is None
 
 
+def test_a_name_as_long_as_a_name_may_be_is_set_aside_as_often_as_somebody_puts_it_there(maildrop):
+    # No octet is left for what tells the second from the first.
+    name = "n" * 255
+    for text in (b"1", b"2", b"3"):
+        with open(path(maildrop, name), "wb") as file:
+            file.write(text)
+        assert maildrop.look(10, (), {}, 10).foreign == [name]
+        assert maildrop.set_aside(name) is not None
+    aside = Path(maildrop.path) / ".aside"
+    assert {each.read_bytes() for each in aside.iterdir()} == {b"1", b"2", b"3"}
+    assert maildrop.look(10, (), {}, 10).foreign == []
+
+
 def test_what_cannot_be_moved_is_not_looked_at_again(maildrop, monkeypatch):
     os.mkdir(path(maildrop, "dir"))
 
