@@ -20,6 +20,9 @@ def queue_at(path: str) -> Iterator[sqlite3.Connection]:
     try:
         with closing(connect_read_only(path)) as db:
             yield db
+    except BrokenPipeError:
+        # That is no trouble of the queue: whoever reads the output has seen enough.
+        raise
     except FileNotFoundError as failure:
         if failure.filename not in (None, path):
             raise Failed(Status.NOT_NOW, f"{failure.filename}: {failure.strerror}") from None

@@ -1,4 +1,6 @@
 import json
+import os
+import sys
 import time
 from contextlib import closing
 
@@ -149,3 +151,14 @@ def test_a_queue_that_is_not_there_and_options_that_are_none(queue, capfd):
     assert main([]) == 75
     assert capfd.readouterr().err.startswith("mailq: there is no queue")
     assert main(["-x"]) == 64
+
+
+def test_whoever_reads_the_output_may_stop_when_he_has_seen_enough(queue, capfd, monkeypatch):
+    # More than fits into what is kept before it is written: the pipe is found shut while the queue is read.
+    queue([message(id, "many@a.test", recipient(0, "x@b.test")) for id in range(1, 500)])
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as shut:
+        monkeypatch.setattr(sys, "stdout", shut)
+        assert main([]) == 0
+    assert capfd.readouterr().err == ""
