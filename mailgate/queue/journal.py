@@ -46,10 +46,13 @@ ON CONFLICT DO UPDATE SET phase = excluded.phase, route = excluded.route, host =
 
 _DROPPED = f"SELECT idx FROM recipient WHERE message_id = ? AND {_DROPS}"
 
+# Whoever an attempt has moved to a virtual queue where nobody tries it has no other end to wait for.
 _CANCEL = f"""
 UPDATE recipient SET state = 'perm_fail', status_json = ?, retry_due = NULL, notify_due = NULL, progress = ?,
     dsn_sent = (cancel_mark <> 'notify')
-WHERE message_id = ? AND cancel_mark IS NOT NULL AND state NOT IN {FINAL} AND (queue = ? OR cancel_mark = 'drop')"""
+WHERE message_id = ? AND cancel_mark IS NOT NULL AND state NOT IN {FINAL} AND (queue = ? OR cancel_mark = 'drop'
+    OR NOT EXISTS (SELECT 1 FROM unit WHERE unit.message_id = recipient.message_id AND unit.queue = recipient.queue
+        AND lease_owner IS NOT NULL))"""
 
 # Of a message that is to go without a word nobody is told, whatever became of it.
 _SILENCE = f"""

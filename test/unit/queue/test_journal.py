@@ -318,6 +318,30 @@ def test_who_was_not_attempted_is_cancelled_all_the_same(tables):
     assert (tables.row(1).state, tables.row(1).dsn_sent) == ("perm_fail", 1)
 
 
+@pytest.mark.parametrize(("mark", "told"), [("cancel", 1), ("notify", 0)])
+def test_a_cancelled_recipient_ends_with_the_attempt_that_moved_it_to_another_queue(tables, mark, told):
+    tables.add(recipient(0), recipient(1))
+    lease = tables.lease()
+    tables.set(0, cancel_mark=mark)
+    tables.record(lease, [replace(delayed(one), queue="slow") for one in lease.item.recipients])
+    row = tables.row(0)
+    assert (row.state, row.retry_due, row.dsn_sent) == ("perm_fail", None, told)
+    assert tables.row(1).state == "temp_fail"
+
+
+def test_a_cancelled_recipient_that_moved_to_a_queue_where_it_is_tried_ends_with_that_attempt(tables):
+    tables.add(recipient(0), recipient(1))
+    lease = tables.lease()
+    tables.set(0, cancel_mark="cancel")
+    moved = replace(delayed(lease.item.recipients[0]), queue="slow", retry_due_ms=tables.now_ms)
+    tables.record(lease, [moved], end=False)
+    other = tables.lease("slow")
+    tables.record(lease, [delayed(lease.item.recipients[1])])
+    assert tables.row(0).state == "temp_fail"
+    tables.record(other, [delayed(other.item.recipients[0])])
+    assert tables.row(0).state == "perm_fail"
+
+
 def test_a_dropped_message_goes_with_the_attempt_whatever_queue_its_recipients_are_in(tables):
     tables.add(recipient(0), recipient(1, queue="local"), recipient(2))
     lease = tables.lease()
