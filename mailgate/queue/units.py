@@ -76,11 +76,13 @@ def settle(
         return False
     for queue in idle:
         db.execute("DELETE FROM unit WHERE message_id = ? AND queue = ?", (message_id, queue))
+    # Recipients may have been in a virtual queue before: no claim of it may look like one of that time.
+    newest = max((unit.generation for unit in found.values()), default=0)
     for queue, (due, expires) in wanted.items():
         if queue not in found:
             db.execute(
-                "INSERT INTO unit (message_id, queue, due, expires, lease_gen) VALUES (?, ?, ?, ?, 0)",
-                (message_id, queue, due, expires),
+                "INSERT INTO unit (message_id, queue, due, expires, lease_gen) VALUES (?, ?, ?, ?, ?)",
+                (message_id, queue, due, expires, newest),
             )
         elif found[queue][2:] != (due, expires):
             db.execute(

@@ -122,3 +122,18 @@ def test_a_failure_for_now_is_no_news(tables, lost):
     later = update(lost.item.recipients[0], state=State.TEMP_FAIL, retry_due_ms=NOW_MS + 1, retry_num=1)
     assert tables.late(lost, [later]) == {0: Late.TOLD}
     assert (tables.row(0).state, tables.row(0).retry_num) == ("scheduled", 0)
+
+
+def test_no_later_attempt_has_the_generation_of_one_that_lost_its_lease_whatever_queues_lie_between(tables, lost):
+    # The next attempts put everybody into another virtual queue, and back.
+    there = tables.lease()
+    tables.record(there, [update(one, queue="slow") for one in there.item.recipients])
+    back = tables.lease("slow")
+    tables.record(back, [update(one, queue="remote") for one in back.item.recipients])
+    again = tables.lease()
+    assert lost.generation < there.generation < back.generation < again.generation
+    # What the first one says now is not taken for the word of the one that runs.
+    later = update(lost.item.recipients[0], state=State.TEMP_FAIL, retry_due_ms=NOW_MS + 1, retry_num=1)
+    assert tables.record(lost, [later]) is Recorded.LEASE_LOST
+    assert tables.unit().lease_gen == again.generation
+    assert tables.unit().lease_owner is not None
