@@ -14,7 +14,8 @@ import hashlib
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import RLock
 from typing import Protocol, TypeVar
 
 from twisted.logger import Logger
@@ -128,7 +129,11 @@ class Disk(Protocol):
 
 @dataclass(slots=True)
 class Copy:
-    """One copy on its way into `new/`: `begin`, `write` for each piece, `finish`. All of it blocks."""
+    """One copy on its way into `new/`: `begin`, `write` for each piece, `finish`. All of it blocks.
+
+    `abandon` may come from another thread while one of these goes on, or before it began there: it waits,
+    for a number that is closed under a writing thread could be another's file by then.
+    """
 
     maildir: str
     fixed: str
@@ -138,9 +143,17 @@ class Copy:
     disk: Disk = os
     _fd: int = -1
     _held: bytes = b""
+    _is_abandoned: bool = False
+    _turn: RLock = field(default_factory=RLock)
 
     def begin(self) -> bool:
         """Make room for the copy; False when it is there already. Raises OSError."""
+        with self._turn:
+            if self._is_abandoned:
+                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            return self._begin()
+
+    def _begin(self) -> bool:
         if not os.path.isdir(self.fixed):
             # Most likely a file system that is not mounted: mail must not land on the disk beneath it.
             raise OSError(errno.ENOENT, "the mail directory is missing", self.fixed)
@@ -166,11 +179,16 @@ class Copy:
     def write_raw(self, octets: bytes) -> None:
         """Write octets as they are. Raises OSError."""
         view = memoryview(octets)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        with self._turn:
+            while view:
+                view = view[os.write(self._fd, view) :]
 
     def finish(self) -> None:
         """Sync the file, move it to `new/`, sync that directory. Raises OSError."""
+        with self._turn:
+            self._finish()
+
+    def _finish(self) -> None:
         self.write_raw(self._held)
         if ARMED:
             passed("L0")
@@ -187,12 +205,14 @@ class Copy:
 
     def abandon(self) -> None:
         """Remove what was written so far; nothing when the copy is in `new/` or was not begun."""
-        if self._fd >= 0:
-            self._close()
-        try:
-            os.unlink(self._temporary)
-        except OSError:
-            pass
+        with self._turn:
+            self._is_abandoned = True
+            if self._fd >= 0:
+                self._close()
+            try:
+                os.unlink(self._temporary)
+            except OSError:
+                pass
 
     @property
     def _temporary(self) -> str:

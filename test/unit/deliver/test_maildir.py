@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 
 import pytest
 from support.work_store import WorkStore, message, recipient
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
 
 from mailgate.config.error import ConfigErrors
 from mailgate.config.load import load_text
 from mailgate.config.schema.template import MaildirTemplate
-from mailgate.deliver.maildir import Impossible, LocalDelivery, LocalRoute, file_name, maildir_path
+from mailgate.deliver.maildir import Copy, Impossible, LocalDelivery, LocalRoute, file_name, maildir_path
 from mailgate.mail.status import Delayed, Delivered, ErrorKind, Failed
 from mailgate.mail.unknown import Unknown
 
@@ -328,3 +330,89 @@ def test_missing_content_delays(post):
     Deferred.fromCoroutine(local.deliver(post.route, lease, item.recipients)).addCallback(found.append)
     assert found[0][0].status.kind is ErrorKind.IO
     assert post.files() == []
+
+
+class Threads:
+    """Calls that block, made when the test says so: `run` makes the one handed over first, or another."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def __call__(self, work, *args):
+        done = Deferred()
+        self.waiting.append((done, work, args))
+        return done
+
+    def run(self, number=0):
+        done, work, args = self.waiting.pop(number)
+        try:
+            result = work(*args)
+        except OSError as fault:
+            result = Failure(fault)
+        # What was cancelled takes no result any more, as with a call on a thread of the reactor.
+        done.addErrback(lambda failure: None)
+        done.callback(result)
+
+
+def open_files(directory):
+    return [name for fd in os.listdir("/proc/self/fd") if (name := opened(fd)).startswith(str(directory))]
+
+
+def opened(fd):
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        # That of the listing itself.
+        return ""
+
+
+# Steps: begin, the first line, two pieces, the end.
+@pytest.mark.parametrize("steps", range(5))
+def test_an_attempt_that_is_ended_while_a_call_blocks_leaves_nothing_half_done(post, steps):
+    item = post.store.add(message())
+    post.store.block = 14
+    lease = post.store.lease(item)
+    threads = Threads()
+    local = LocalDelivery(post.store, threads, plus, HOST, True, post.disk)
+    ended = []
+    delivering = Deferred.fromCoroutine(local.deliver(post.route, lease, item.recipients))
+    delivering.addErrback(lambda failure: ended.append(failure.type))
+    for _ in range(steps):
+        threads.run()
+    delivering.cancel()
+    # The call goes on, and its thread may be slower than the one that clears away.
+    assert len(threads.waiting) == 2
+    threads.run(1)
+    threads.run()
+    assert ended == [CancelledError]
+    assert open_files(post.root) == []
+    assert post.files("tmp") == []
+    assert post.files() == []
+
+
+def test_a_file_is_not_closed_while_a_call_on_another_thread_writes_to_it(post):
+    class Slow(Disk):
+        def fsync(self, fd):
+            entered.set()
+            # The number must not be another file's by now.
+            assert go_on.wait(10)
+            super().fsync(fd)
+
+    entered, go_on = threading.Event(), threading.Event()
+    base = post.root / "Maildir"
+    copy = Copy(str(base), str(post.root), "name", 1, True, Slow())
+    base.mkdir()
+    for part in ("tmp", "new", "cur"):
+        (base / part).mkdir()
+    assert copy.begin()
+    finishing = threading.Thread(target=copy.finish)
+    finishing.start()
+    assert entered.wait(10)
+    abandoning = threading.Thread(target=copy.abandon)
+    abandoning.start()
+    assert open_files(base / "tmp") == [str(base / "tmp" / "name.1")]
+    go_on.set()
+    finishing.join()
+    abandoning.join()
+    assert os.listdir(base / "new") == ["name"]
+    assert os.listdir(base / "tmp") == []
