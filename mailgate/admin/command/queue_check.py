@@ -128,7 +128,18 @@ def _repair_here(db: sqlite3.Connection, settings: Settings, work: _Work) -> Non
         db.execute("COMMIT")
     for id_ in work.files:
         # No daemon can have taken it meanwhile: this process has the store.
-        os.unlink(os.path.join(settings.queue.spool, place.spool_name(id_)))
+        _remove(os.path.join(settings.queue.spool, place.spool_name(id_)))
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        # Another repair was faster: it was over before this process had the store.
+        return
+    except OSError as failure:
+        status = Status.PERMISSION if isinstance(failure, PermissionError) else Status.NOT_NOW
+        raise Failed(status, f"{path} cannot be removed: {failure.strerror}") from None
 
 
 def _facts(problem: Problem) -> dict[str, object]:

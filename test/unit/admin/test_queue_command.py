@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import sqlite3
@@ -556,3 +557,36 @@ def test_a_pause_of_a_node_counts_while_its_daemon_lives(filled, capsysbinary):
     pause(filled, PauseOf.NODE, Owner.this_process().text)
     assert not json.loads(run(capsysbinary, "status", "--json")[1])["running"]
     assert run(capsysbinary, "list")[1].endswith("Paused: mailgate queue status\n")
+
+
+@pytest.fixture
+def left_over(empty):
+    """A spool file without a message, old enough."""
+    path = empty / "spool" / "0f" / "000000000000000f"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"nobody's")
+    os.utime(path, (1, 1))
+    return path
+
+
+def test_a_file_that_another_repair_has_removed_meanwhile_is_repaired(left_over, capsysbinary, monkeypatch):
+    unlink = os.unlink
+
+    def slower(path, **given):
+        unlink(path, **given)
+        unlink(path, **given)
+
+    monkeypatch.setattr(os, "unlink", slower)
+    status, out, err = run(capsysbinary, "check", "--repair", "--json")
+    assert (status, err) == (0, "")
+    assert [problem["id"] for problem in json.loads(out)["repaired"]] == ["000000000000000f"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 77), (errno.EROFS, 75)])
+def test_a_file_that_cannot_be_removed_is_told_in_one_line(left_over, capsysbinary, monkeypatch, number, code):
+    def refused(path, **given):
+        raise OSError(number, "not now", path)
+
+    monkeypatch.setattr(os, "unlink", refused)
+    status, out, err = run(capsysbinary, "check", "--repair")
+    assert (status, out, err) == (code, "", f"mailgate: {left_over} cannot be removed: not now\n")
