@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from mailgate.admin.failure import Failed, Status
 from mailgate.admin.opened import queue_at
+from mailgate.admin.outlet import give_up_output, have_output
 from mailgate.config.outline import Illegible, outline
 from mailgate.config.paths import DEFAULT_CONFIG
 from mailgate.mail.status import ErrorKind
@@ -74,6 +75,7 @@ class Message(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; answers its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    have_output()
     try:
         as_documents, config = _options(given)
         with queue_at(outline(config).queue_file) as db:
@@ -85,8 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Failed as failed:
         return _told(failed.status, failed.message)
     except BrokenPipeError:
-        # Whoever read the output has seen enough; the interpreter must not try to flush it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has seen enough.
+        give_up_output()
     return Status.OK
 
 

@@ -7,7 +7,6 @@ traceback, unless mailgate itself is broken.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ import click
 
 from mailgate.admin.command.group import LazyGroup
 from mailgate.admin.failure import Failed, Status
+from mailgate.admin.outlet import give_up_output, have_output
 from mailgate.admin.output import print_json
 from mailgate.config.paths import DEFAULT_CONFIG
 
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; answers its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_document = "--json" in given
+    have_output()
     try:
         ended = cli.main(args=given, prog_name="mailgate", standalone_mode=False)
     except Failed as failed:
@@ -56,18 +57,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return 130
     except BrokenPipeError:
-        # Whoever read the output has seen enough; the interpreter must not try to flush it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has seen enough.
+        give_up_output()
         return Status.OK
+    except OSError as failure:
+        # Commands tell what they cannot read or reach by themselves; left is their output, on a full disk most likely.
+        give_up_output()
+        return _failed(Status.NOT_NOW, f"{failure.filename or 'standard output'}: {failure.strerror}", False)
     return ended if isinstance(ended, int) else Status.OK
 
 
 def _failed(status: Status, message: str, as_document: bool) -> int:
     if as_document:
-        print_json({"error": {"code": int(status), "message": message}})
-    else:
-        for line in message.splitlines():
-            click.echo(f"mailgate: {line}", err=True)
+        try:
+            print_json({"error": {"code": int(status), "message": message}})
+            return status
+        except OSError:
+            # Then those who read the other output are told.
+            give_up_output()
+    for line in message.splitlines():
+        click.echo(f"mailgate: {line}", err=True)
     return status
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 import sys
 import time
 from contextlib import closing
@@ -162,3 +163,15 @@ def test_whoever_reads_the_output_may_stop_when_he_has_seen_enough(queue, capfd,
         monkeypatch.setattr(sys, "stdout", shut)
         assert main([]) == 0
     assert capfd.readouterr().err == ""
+
+
+def test_where_there_is_no_output_at_all_there_is_nobody_to_be_told(queue):
+    queue(MESSAGES)
+    # As `mailq >&-` starts it.
+    ended = subprocess.run(
+        [sys.executable, "-m", "mailgate.admin.mailq"],
+        check=False,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: os.close(1),
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")

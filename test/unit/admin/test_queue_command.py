@@ -2,6 +2,8 @@ import errno
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
@@ -590,3 +592,22 @@ def test_a_file_that_cannot_be_removed_is_told_in_one_line(left_over, capsysbina
     monkeypatch.setattr(os, "unlink", refused)
     status, out, err = run(capsysbinary, "check", "--repair")
     assert (status, out, err) == (code, "", f"mailgate: {left_over} cannot be removed: not now\n")
+
+
+@pytest.mark.parametrize("arguments", [("queue", "status"), ("queue", "status", "--json"), ("queue", "list", "--json")])
+def test_an_output_that_cannot_be_written_is_told_in_one_line(empty, arguments):
+    with open("/dev/full", "wb") as full:
+        ended = mailgate(*arguments, stdout=full, stderr=subprocess.PIPE)
+    assert ended.returncode == 75
+    (line,) = ended.stderr.decode().splitlines()
+    assert line.endswith(": No space left on device")
+
+
+@pytest.mark.parametrize("arguments", [("queue", "list"), ("queue", "list", "--json"), ("queue", "export")])
+def test_where_there_is_no_output_at_all_there_is_nobody_to_be_told(empty, arguments):
+    ended = mailgate(*arguments, stderr=subprocess.PIPE, preexec_fn=lambda: os.close(1))
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def mailgate(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "mailgate.admin.main", *arguments], check=False, **options)
