@@ -37,6 +37,8 @@ DELIVERED = Delivered(RecipientStatus(ENTITY, reply=RemoteReply(250, "2.1.5", "O
 _PLACEHOLDER = re.compile(r"%\{([^{}]*)\}")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/]|^\.")
 _COMPONENT_OCTETS = 255
+# What of a host's name goes into a file name: its other parts and a reader's flags need room, too.
+_HOST_OCTETS = 190
 _SPACE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _log = Logger(namespace="mailgate.deliver")
@@ -112,7 +114,7 @@ def file_name(item: QueueItem, address: str, hostname: str) -> str:
     """The one name of this recipient's copy."""
     recipient = hashlib.sha256(address.lower().encode("utf-8", "replace")).hexdigest()[:16]
     host = hostname.replace("/", "\\057").replace(":", "\\072")
-    return f"{item.created_ms // 1000}.Q{item.id_text}R{recipient}.{host}"
+    return f"{item.created_ms // 1000}.Q{item.id_text}R{recipient}.{host[:_HOST_OCTETS]}"
 
 
 class Disk(Protocol):

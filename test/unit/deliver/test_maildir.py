@@ -105,6 +105,19 @@ def test_host_names_are_made_fit_for_a_file_name():
     assert file_name(item, "a@b", "x/y:z").endswith(".x\\057y\\072z")
 
 
+def test_the_longest_host_name_leaves_room_in_a_file_name_for_the_flags_of_a_reader(post):
+    longest = ".".join(["mx" + "h" * 60] * 4)
+    item = post.store.add(message())
+    local = LocalDelivery(post.store, run_here, plus, longest, True, post.disk)
+    found = []
+    delivering = local.deliver(post.route, post.store.lease(item), item.recipients)
+    Deferred.fromCoroutine(delivering).addCallback(found.append)
+    assert isinstance(found[0][0], Delivered)
+    (name,) = post.files()
+    base = post.root / "example.org" / "jane" / "Maildir"
+    os.rename(base / "new" / name, base / "cur" / f"{name}:2,DFPRST")
+
+
 @pytest.mark.spec("OUT-240")
 def test_file_is_synced_renamed_and_its_directory_synced_in_this_order(post):
     post.deliver(message())
