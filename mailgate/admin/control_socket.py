@@ -12,6 +12,7 @@ import socket
 import stat
 import struct
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from twisted.internet import tcp, unix
@@ -118,8 +119,12 @@ def _make_room(path: str) -> None:
         probe.settimeout(_PROBE_SECONDS)
         try:
             probe.connect(path)
+        except FileNotFoundError:
+            # That daemon was about to end.
+            return
         except ConnectionRefusedError:
-            os.unlink(path)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
             return
         except (TimeoutError, BlockingIOError):
             pass

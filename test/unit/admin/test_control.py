@@ -1,6 +1,7 @@
 """The control protocol: what is said both ways, and what garbage does."""
 
 import json
+import os
 import socket
 import struct
 
@@ -9,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 
 from mailgate.admin import control
 from mailgate.admin.control import MAX_ANSWER_OCTETS, MAX_REQUEST_OCTETS, Answer, BadMessage, Request, ask
-from mailgate.admin.control_socket import MAX_CONNECTIONS, REQUEST_SECONDS, Caller, Control
+from mailgate.admin.control_socket import MAX_CONNECTIONS, REQUEST_SECONDS, Caller, Control, ControlSocket
 from mailgate.admin.failure import Failed, Status
 
 JSON = st.recursive(
@@ -212,6 +213,31 @@ def test_the_caller_is_who_the_system_says(daemon):
         exchange, _ = daemon.connect(handle)
         exchange.dataReceived(Request("echo").octets())
     assert daemon.requests[0][1] == Caller(uid=1001, pid=77)
+
+
+@pytest.mark.parametrize("call", ["lstat", "unlink"])
+def test_a_socket_that_goes_while_it_is_looked_at_is_no_obstacle(tmp_path, monkeypatch, call):
+    path = str(tmp_path / "control.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left:
+        left.bind(path)
+    real, unlink = getattr(os, call), os.unlink
+
+    def slower(name, **given):
+        # The daemon that had it takes it away: after the look, or before this one can.
+        if call == "lstat":
+            found = real(name, **given)
+            unlink(name)
+            return found
+        unlink(name)
+        return real(name, **given)
+
+    opened = ControlSocket(path, {}, MemoryReactorClock())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, slower)
+        opened.start()
+    assert os.path.exists(path)
+    Deferred.fromCoroutine(opened.stop())
+    assert not os.path.exists(path)
 
 
 # --- the operator's side ---------------------------------------------------------
