@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mailgate.queue.operate import Action, Order
-from mailgate.queue.selection import Selection, as_document, of_document
+from mailgate.queue.selection import Selection, as_document, is_text, of_document
 
 COMMAND = "queue.change"
 PAGE_MESSAGES = 2000
@@ -102,4 +102,6 @@ def _text(given: Mapping[str, object], name: str) -> str | None:
     value = given.get(name)
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{name} is a text")
+    if value is not None and not is_text(value):
+        raise ValueError(f"{name} is no UTF-8 text")
     return value

@@ -6,13 +6,13 @@ import functools
 import re
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import click
 
 from mailgate.admin.failure import Failed, Status
 from mailgate.expr.value import BadValue, read_duration
-from mailgate.queue.selection import Selection, StateWord
+from mailgate.queue.selection import Selection, StateWord, is_text
 
 _ID = re.compile(r"[0-9a-fA-F]{1,16}")
 _MS = timedelta(milliseconds=1)
@@ -35,11 +35,19 @@ def moment_ms(text: str, now_ms: int) -> int:
         # RFC 3339 has a date, a time and an offset; fromisoformat takes less.
         if moment.tzinfo is None or len(text) < len("2026-01-31T12:00:00Z"):
             raise ValueError
-        return int(moment.timestamp() * 1000)
+        # A moment that UTC has no year for could be kept, and never shown.
+        return int(moment.astimezone(UTC).timestamp() * 1000)
     except (ValueError, OverflowError):
         raise Failed(
             Status.USAGE, f'"{text}" is no time: write 2026-01-31T12:00:00Z, or +10m and -2h for times from now'
         ) from None
+
+
+def demand_text(given: str | None) -> None:
+    """Raise `Failed` where octets of the command line are no UTF-8: nothing in the queue has them."""
+    if given is not None and not is_text(given):
+        shown = given.encode("utf-8", "backslashreplace").decode()
+        raise Failed(Status.USAGE, f"{shown} is no UTF-8 text")
 
 
 def _duration_ms(text: str) -> int:
@@ -87,6 +95,8 @@ def selectors(command: Callable[..., int]) -> Callable[..., int]:
         **options: object,
     ) -> int:
         now_ms = time.time_ns() // 1_000_000
+        for given in (sender, rcpt, text, domain, queue_name, error, match):
+            demand_text(given)
         selection = Selection(
             ids=frozenset(queue_id(id) for id in ids) if ids else None,
             sender=sender,

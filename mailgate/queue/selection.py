@@ -96,6 +96,8 @@ def of_document(document: Mapping[str, object]) -> Selection:
         value = document.get(name)
         if value is not None and not isinstance(value, str):
             raise ValueError(f"{name} is a text")
+        if value is not None and not is_text(value):
+            raise ValueError(f"{name} is no UTF-8 text")
         return value
 
     def moment(name: str) -> int | None:
@@ -123,6 +125,11 @@ def of_document(document: Mapping[str, object]) -> Selection:
         error=text("error"),
         match=text("match"),
     )
+
+
+def is_text(value: str) -> bool:
+    """Whether a value can be in the queue, or be looked for there: a lone surrogate is in no UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 _FARTHEST = 2**62

@@ -15,7 +15,7 @@ from mailgate.admin.failure import Failed, Status
 from mailgate.admin.matching import check_match
 from mailgate.admin.order import COMMAND, MAX_IDS, Page
 from mailgate.admin.output import print_json, print_text
-from mailgate.admin.selector import moment_ms, selectors
+from mailgate.admin.selector import demand_text, moment_ms, selectors
 from mailgate.admin.settings import control_path
 from mailgate.decisions.explain import printable
 from mailgate.queue.item import queue_id_text
@@ -57,6 +57,7 @@ def _changing(command: Callable[..., Order]) -> Callable[..., int]:
             raise Failed(Status.USAGE, "name messages by id or selector, or all of them with --all")
         if selection.match is not None:
             check_match(selection.match)
+        demand_text(reason)
         order = command(**options)
         page = Page(order=replace(order, reason=reason), selection=selection, everything=everything, dry_run=dry_run)
         return _carry_out(config_file, page, as_document)

@@ -21,6 +21,8 @@ from mailgate.queue.selection import Selection
 
 _LIMIT = 100
 _AT_ONCE = 500
+# More than there can be, and SQLite still takes two of them for a number.
+_MOST = 2**61
 
 
 @click.command("list")
@@ -50,6 +52,7 @@ def list_(
     settings = settings_of(config_file)
     if limit is None and not as_document:
         limit = _LIMIT
+    limit, offset = limit if limit is None else min(limit, _MOST), min(offset, _MOST)
     with queue_of(settings) as db:
         matched = None if selection.match is None else picked_by_match(db, settings, selection)
         if by is not None:

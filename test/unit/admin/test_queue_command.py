@@ -10,6 +10,7 @@ import pytest
 
 from mailgate.admin import output
 from mailgate.admin.main import main
+from mailgate.admin.order import BadOrder, read_page
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
 from mailgate.queue.entry import entry
 from mailgate.queue.item import Content, ExpiresBy, Expiry, NewMessage, QueuedRecipient, Source, State
@@ -196,6 +197,13 @@ def test_selectors(filled, capsysbinary, selector, ids):
 def test_limit_and_offset_do_not_change_the_total(filled, capsysbinary):
     assert listed(capsysbinary, "--limit", "2", "--offset", "1") == (0, [C, A], 4)
     assert listed(capsysbinary, "--limit", "0") == (0, [], 4)
+
+
+def test_a_limit_and_an_offset_may_be_larger_than_any_number_of_the_queue(filled, capsysbinary):
+    most = "99999999999999999999"
+    everything = listed(capsysbinary)
+    assert listed(capsysbinary, "--limit", most) == everything
+    assert listed(capsysbinary, "--limit", most, "--offset", most) == (0, [], everything[2])
 
 
 def test_nothing_in_the_queue_is_no_failure(empty, capsysbinary):
@@ -400,6 +408,13 @@ def test_an_id_that_is_not_there(filled, capsysbinary):
         ["list", "--after", "+"],
         ["list", "--status", "lost"],
         ["list", "--limit", "-1"],
+        # A moment of the year 10000: what is due then could not be shown.
+        ["retry", "--all", "--at", "9999-12-31T23:59:59-23:00"],
+        # What is no UTF-8 on a command line is in no queue either.
+        ["list", "--rcpt", "\udcff"],
+        ["list", "--error", "\udcff"],
+        ["export", "--match", "rcpt == '\udcff'"],
+        ["hold", "--all", "--reason", "\udcff"],
         ["list", "--nosuch"],
         ["show"],
         ["show", "1", "2"],
@@ -611,3 +626,9 @@ def test_where_there_is_no_output_at_all_there_is_nobody_to_be_told(empty, argum
 
 def mailgate(*arguments, **options):
     return subprocess.run([sys.executable, "-m", "mailgate.admin.main", *arguments], check=False, **options)
+
+
+@pytest.mark.parametrize("given", [{"reason": "\udcff"}, {"route": "\udcff"}, {"selection": {"rcpt": "\udcff"}}])
+def test_an_order_of_somebody_else_that_is_no_text_is_refused(given):
+    with pytest.raises(BadOrder, match="UTF-8"):
+        read_page({"action": "hold", "all": True, "selection": {}, **given}, "olga")
