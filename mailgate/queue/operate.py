@@ -222,7 +222,8 @@ def _recipient(order: Order, message: _Message, row: _Row, leased: bool, now_ms:
                 dsn_sent=int(not order.notify),
                 held_since=None,
                 held_reason=None,
-                cancel_mark=None,
+                # A delivery whose result comes late must not take back what the sender is told.
+                cancel_mark=Mark.NOTIFY.value if order.notify else None,
                 asked_due=None,
             )
         case Action.DROP:

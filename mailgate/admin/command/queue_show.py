@@ -81,7 +81,7 @@ def _print_message(message: QueueItem, attempted: set[str], orders: Orders) -> N
             ("Status", state_word(recipient) + (", in an attempt now" if recipient.queue in attempted else "")),
             ("Details", status_words(recipient)),
             ("Held", _held(ordered) if recipient.held and not recipient.state.is_final else ""),
-            ("Ordered", f"{ordered.cancel_mark}, at the end of the attempt" if ordered.cancel_mark else ""),
+            ("Ordered", _ordered(ordered) if not recipient.state.is_final else ""),
             ("Queue", recipient.queue),
             ("Route", f"{ordered.route}, by an operator" if ordered.route is not None else ""),
             ("Retry #", str(recipient.retry_num)),
@@ -97,6 +97,10 @@ def _print_message(message: QueueItem, attempted: set[str], orders: Orders) -> N
 def _held(ordered: Ordered) -> str:
     since = f"since {moment(ordered.held_since_ms)}"
     return f"{since}, {ordered.held_reason}" if ordered.held_reason else since
+
+
+def _ordered(ordered: Ordered) -> str:
+    return f"{ordered.cancel_mark}, at the end of the attempt" if ordered.cancel_mark else ""
 
 
 def _expires(message: QueueItem, recipient: QueuedRecipient) -> str:

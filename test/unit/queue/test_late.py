@@ -9,7 +9,7 @@ from support.sqlite_store import NOW_MS, recipient
 
 from mailgate.mail.status import ErrorKind, RecipientStatus, RemoteReply
 from mailgate.queue.item import Late, RecipientUpdate, State, Transmission
-from mailgate.queue.operate import CANCELED
+from mailgate.queue.operate import CANCELED, Action, Order, carry_out
 from mailgate.queue.rows import status_cell
 from mailgate.queue.schedule import final
 from mailgate.queue.tables import Recorded
@@ -81,6 +81,18 @@ def test_delivered_after_the_sender_was_told_of_a_failure_changes_nothing(tables
     tables.set(0, state="perm_fail", **cells)
     assert tables.late(lost, learnt(lost, State.COMPLETED, DONE)) == {0: Late.TOLD}
     assert tables.row(0).state == "perm_fail"
+
+
+@pytest.mark.parametrize(("notify", "worth"), [(False, Late.STORED), (True, Late.TOLD)])
+def test_delivered_takes_back_a_cancel_unless_the_sender_was_told_of_it(tables, lost, notify, worth):
+    # Nobody had the unit when the operator gave the recipient up.
+    order = Order(action=Action.CANCEL, notify=notify, actor="olga")
+    carry_out(tables.db, order, {7: frozenset({0})}, tables.now_ms)
+    if notify:
+        telling = tables.lease()
+        tables.record(telling, [update(telling.item.recipients[0], dsn_sent=True)])
+    assert tables.late(lost, learnt(lost, State.COMPLETED, DONE)) == {0: worth}
+    assert tables.row(0).state == ("perm_fail" if notify else "completed")
 
 
 def test_delivered_twice_is_a_duplicate(tables, lost):
