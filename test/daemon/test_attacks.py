@@ -433,6 +433,10 @@ def test_who_sends_on_past_the_transfer_limit_is_told_so(gateway, secured):
         said = []
         while line := client.line():
             said.append(line)
+        # After a reset nothing could be sent.
+        client.socket.sendall(b"x" * 10)
+        settle(0.1)
+        client.socket.sendall(b"x" * 10)
     assert said[-2].startswith(b"354")
     assert said[-1].startswith(b"452 4.7.28")
 

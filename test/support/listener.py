@@ -34,6 +34,16 @@ from mailgate.session.site import Record
 # 2026-01-01T00:00:00Z: where the wall clock of a test begins.
 _EPOCH = 1_767_225_600.0
 
+SMTP_AND_LMTP = """
+[server.listener.smtp]
+bind = "127.0.0.1:2525"
+protocol = "smtp"
+[server.listener.lmtp]
+bind = "127.0.0.1:2424"
+protocol = "lmtp"
+"""
+"""A listener of each kind."""
+
 
 class _Transport(StringTransport):
     """Counts as closed once nothing more can reach the client."""

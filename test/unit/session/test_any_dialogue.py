@@ -8,18 +8,12 @@ import random
 
 import pytest
 from support.baseline import baseline
-from support.listener import ListenerInMemory
+from support.listener import SMTP_AND_LMTP, ListenerInMemory
 
 SIZE = 60
 RECIPIENTS = 3
 SEEDS = range(120)
 CONFIG = f"""
-[server.listener.smtp]
-bind = "127.0.0.1:2525"
-protocol = "smtp"
-[server.listener.lmtp]
-bind = "127.0.0.1:2424"
-protocol = "lmtp"
 [session.data.limits]
 size = {SIZE}
 messages = 1000
@@ -205,7 +199,7 @@ def test_every_command_has_the_reply_that_the_rfcs_ask_for(protocol, seed):
     chance = random.Random(seed)
     model = Model(protocol == "lmtp")
     octets = drawn(chance, model)
-    listener = ListenerInMemory(baseline("B1", CONFIG))
+    listener = ListenerInMemory(baseline("B1", SMTP_AND_LMTP, CONFIG))
     connection = listener.connect(protocol)
     for piece in pieces(chance, octets):
         connection.send(piece)

@@ -2,21 +2,13 @@
 
 import pytest
 from support.baseline import baseline
-from support.listener import ListenerInMemory
+from support.listener import SMTP_AND_LMTP, ListenerInMemory
 from support.slow import SlowStore, SlowZone
 from support.zone import Zone
 from twisted.logger import globalLogPublisher
 
 from mailgate.queue.store import StoreFailed, StoreFull
 
-LISTENERS = """
-[server.listener.smtp]
-bind = "127.0.0.1:2525"
-protocol = "smtp"
-[server.listener.lmtp]
-bind = "127.0.0.1:2424"
-protocol = "lmtp"
-"""
 SLOW = "\"dns_query('slow.test', 'txt') = 'yes'\""
 HELLO = b"EHLO client.test\r\n"
 MAIL = b"MAIL FROM:<a@client.test>\r\n"
@@ -52,7 +44,7 @@ STAGES = {
 
 
 def listening(*changes, base="B0", zone=None, store=None, **more):
-    return ListenerInMemory(baseline(base, LISTENERS, *changes), zone, store, **more)
+    return ListenerInMemory(baseline(base, SMTP_AND_LMTP, *changes), zone, store, **more)
 
 
 def said(connection):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 from support.baseline import baseline
-from support.listener import ListenerInMemory
+from support.listener import SMTP_AND_LMTP, ListenerInMemory
 from support.memory_store import MemoryStore
 from twisted.internet.defer import fail, succeed
 from twisted.python.failure import Failure
@@ -14,12 +14,6 @@ from mailgate.queue.place import Space
 from mailgate.queue.spool import FileSpool
 
 CONFIG = """
-[server.listener.smtp]
-bind = "127.0.0.1:2525"
-protocol = "smtp"
-[server.listener.lmtp]
-bind = "127.0.0.1:2424"
-protocol = "lmtp"
 [session.data.limits]
 size = 8000
 """
@@ -66,7 +60,7 @@ def commands(how):
 
 
 def connected(store, protocol):
-    connection = ListenerInMemory(baseline("B0", CONFIG), store=store).connect(protocol)
+    connection = ListenerInMemory(baseline("B0", SMTP_AND_LMTP, CONFIG), store=store).connect(protocol)
     connection.send(b"LHLO c.test\r\n" if protocol == "lmtp" else b"EHLO c.test\r\n")
     return connection
 
